@@ -1,0 +1,222 @@
+//! Operations as map updates. Values go through `bytemuck` as bytes: aya's own trait would need `unsafe`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf};
+use bytemuck::bytes_of;
+use ipnet::IpNet;
+use policy_common::maps::{
+    COUNTER_PASS_BASE, COUNTERS, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, PORTS_PER_PROTOCOL, RowRef,
+    Sets, Settings, SlotRef,
+};
+use policy_common::{Direction, DropReason};
+use tokio::io::unix::AsyncFd;
+
+use super::BpfError;
+use crate::plan::Op;
+
+const ENDPOINT: usize = size_of::<Endpoint>();
+
+pub(super) struct Maps {
+    slots: Array<MapData, [u8; 4]>,
+    slots_high: HashMap<MapData, u32, [u8; 4]>,
+    endpoints: Array<MapData, [u8; ENDPOINT]>,
+    sets: Array<MapData, [u8; 8]>,
+    peers4: HashMap<MapData, [u8; 4], [u8; 4]>,
+    peers6: HashMap<MapData, [u8; 16], [u8; 4]>,
+    cidrs4: LpmTrie<MapData, [u8; 4], [u8; 4]>,
+    cidrs6: LpmTrie<MapData, [u8; 16], [u8; 4]>,
+    ports: Array<MapData, [u8; 4]>,
+    rows: Array<MapData, [u8; 4]>,
+    bits: Array<MapData, u64>,
+    settings: Array<MapData, [u8; 8]>,
+    counts: PerCpuArray<MapData, [u8; 16]>,
+    events: Option<RingBuf<MapData>>,
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    Ok(T::try_from(ebpf.take_map(name).ok_or(BpfError::Missing(name))?)?)
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        Ok(Self {
+            slots: take(ebpf, "SLOTS")?,
+            slots_high: take(ebpf, "SLOTS_HIGH")?,
+            endpoints: take(ebpf, "ENDPOINTS")?,
+            sets: take(ebpf, "SETS")?,
+            peers4: take(ebpf, "PEERS4")?,
+            peers6: take(ebpf, "PEERS6")?,
+            cidrs4: take(ebpf, "CIDRS4")?,
+            cidrs6: take(ebpf, "CIDRS6")?,
+            ports: take(ebpf, "PORTS")?,
+            rows: take(ebpf, "ROWS")?,
+            bits: take(ebpf, "BITS")?,
+            settings: take(ebpf, "SETTINGS")?,
+            counts: take(ebpf, "COUNTS")?,
+            events: Some(take(ebpf, "EVENTS")?),
+        })
+    }
+
+    pub(super) fn set_settings(&mut self, settings: Settings) -> Result<(), BpfError> {
+        Ok(self.settings.set(0, bytemuck::cast::<Settings, [u8; 8]>(settings), 0)?)
+    }
+
+    pub(super) fn write(&mut self, op: &Op) -> Result<(), MapError> {
+        match *op {
+            Op::Word { index, value } => self.bits.set(index, value, 0),
+            Op::Row { index, word } => self.rows.set(index, four(RowRef { word }), 0),
+            Op::Port { protocol, port, class } => {
+                let index = protocol.index() * PORTS_PER_PROTOCOL + u32::from(port);
+                self.ports.set(index, four(Class { class }), 0)
+            }
+            Op::Peer { address, class } => self.write_peer(address, class),
+            Op::Cidr { net, class } => self.write_cidr(net, class),
+            Op::Endpoint { slot, endpoint } => {
+                self.endpoints.set(slot, bytemuck::cast::<Endpoint, [u8; ENDPOINT]>(endpoint), 0)
+            }
+            Op::Sets { slot, sets } => self.sets.set(slot, bytemuck::cast::<Sets, [u8; 8]>(sets), 0),
+            Op::Slot { ifindex, slot } => self.write_slot(ifindex, slot),
+            Op::Barrier => {
+                barrier();
+                Ok(())
+            }
+        }
+    }
+
+    fn write_peer(&mut self, address: IpAddr, class: Option<u32>) -> Result<(), MapError> {
+        match (address, class) {
+            (IpAddr::V4(v4), Some(class)) => self.peers4.insert(v4.octets(), four(Class { class }), 0),
+            (IpAddr::V6(v6), Some(class)) => self.peers6.insert(v6.octets(), four(Class { class }), 0),
+            (IpAddr::V4(v4), None) => self.peers4.remove(&v4.octets()),
+            (IpAddr::V6(v6), None) => self.peers6.remove(&v6.octets()),
+        }
+    }
+
+    fn write_cidr(&mut self, net: IpNet, class: Option<u32>) -> Result<(), MapError> {
+        match net {
+            IpNet::V4(net) => {
+                let key = Key::new(u32::from(net.prefix_len()), net.network().octets());
+                match class {
+                    Some(class) => self.cidrs4.insert(&key, four(Class { class }), 0),
+                    None => self.cidrs4.remove(&key),
+                }
+            }
+            IpNet::V6(net) => {
+                let key = Key::new(u32::from(net.prefix_len()), net.network().octets());
+                match class {
+                    Some(class) => self.cidrs6.insert(&key, four(Class { class }), 0),
+                    None => self.cidrs6.remove(&key),
+                }
+            }
+        }
+    }
+
+    fn write_slot(&mut self, ifindex: u32, slot: Option<u32>) -> Result<(), MapError> {
+        let value = four(SlotRef { slot_plus_one: slot.map_or(0, |slot| slot + 1) });
+        if ifindex < IFINDEX_DIRECT {
+            self.slots.set(ifindex, value, 0)
+        } else if slot.is_some() {
+            self.slots_high.insert(ifindex, value, 0)
+        } else {
+            self.slots_high.remove(&ifindex)
+        }
+    }
+
+    pub(super) fn events(&mut self) -> Result<EventStream, BpfError> {
+        let ring = self.events.take().ok_or(BpfError::Missing("EVENTS (taken twice)"))?;
+        #[expect(unsafe_code, reason = "the caller of AsyncFd::register vouches for the file descriptor")]
+        // SAFETY: a RingBuf owns its map's descriptor, never changes it, and is moved into the AsyncFd.
+        let ring = unsafe { AsyncFd::register(ring) }.map_err(|e| MapError::IoError(e.into()))?;
+        Ok(EventStream { ring })
+    }
+
+    pub(super) fn totals(&self) -> Result<Totals, BpfError> {
+        let mut totals = Totals::default();
+        for index in 0..COUNTERS {
+            let sum = self.counts.get(&index, 0)?.iter().fold(Counter::default(), |sum, bytes| {
+                let counter: Counter = bytemuck::pod_read_unaligned(bytes);
+                Counter {
+                    packets: sum.packets.wrapping_add(counter.packets),
+                    bytes: sum.bytes.wrapping_add(counter.bytes),
+                }
+            });
+            totals.0.push(sum);
+        }
+        Ok(totals)
+    }
+}
+
+/// Every value of four bytes is one number.
+fn four<T: bytemuck::NoUninit>(value: T) -> [u8; 4] {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(bytes_of(&value));
+    bytes
+}
+
+/// `MEMBARRIER_CMD_GLOBAL` waits for an RCU grace period (kernel/sched/membarrier.c), and classifiers run within RCU
+/// read sections: when it returns, no program runs that began before.
+fn barrier() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    #[expect(unsafe_code, reason = "membarrier has no wrapper in libc or nix")]
+    // SAFETY: the call takes numbers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // A kernel booted with nohz_full refuses it: a program runs for microseconds, so a pause is ample.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// What the programs counted, by reason and direction.
+#[derive(Clone, Debug, Default)]
+pub struct Totals(Vec<Counter>);
+
+impl Totals {
+    pub fn dropped(&self, reason: DropReason, direction: Direction) -> Counter {
+        self.at(reason as u32 * 2 + direction as u32)
+    }
+
+    pub fn passed(&self, reason: policy_common::PassReason, direction: Direction) -> Counter {
+        self.at(COUNTER_PASS_BASE + reason as u32 * 2 + direction as u32)
+    }
+
+    fn at(&self, index: u32) -> Counter {
+        self.0.get(index as usize).copied().unwrap_or_default()
+    }
+}
+
+/// Dropped packets, as the programs report them.
+pub struct EventStream {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl std::fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventStream").finish_non_exhaustive()
+    }
+}
+
+impl EventStream {
+    /// Waits for events; items that are no event of this version are skipped.
+    pub async fn next(&mut self) -> std::io::Result<Arc<[Event]>> {
+        loop {
+            let mut guard = self.ring.readable_mut().await?;
+            let mut events = Vec::new();
+            while let Some(item) = guard.get_inner_mut().next() {
+                if let Ok(event) = bytemuck::try_pod_read_unaligned(&item) {
+                    events.push(event);
+                }
+            }
+            guard.clear_ready();
+            if !events.is_empty() {
+                return Ok(events.into());
+            }
+        }
+    }
+}

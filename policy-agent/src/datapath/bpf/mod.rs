@@ -1,0 +1,172 @@
+//! The datapath in the kernel: the loaded object, its maps, its pins and the interfaces that it hangs on.
+//!
+//! Below the agent's bpffs folder: `v1/flows` (connection tracking and counters, kept from one agent to the next),
+//! `v1/maps` and `v1/programs` (those of the running agent) and `v1/links` (one for each interface and direction).
+//! A starting agent fills maps of its own in `v1/next` while the old ones go on enforcing, moves the links one by one,
+//! and then takes the old ones' place.
+
+mod attach;
+mod clock;
+mod maps;
+mod pins;
+mod qdisc;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use policy_common::maps::Settings;
+
+pub use attach::{AttachMode, Attached, Hook};
+pub use maps::{EventStream, Totals};
+pub use pins::uninstall;
+
+use super::{Datapath, WriteError};
+use crate::plan::{Capacity, Op};
+use maps::Maps;
+use pins::Pins;
+
+/// Read by aya, which wants the bytes of an ELF file on an eight-byte boundary.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/policy-ebpf"));
+
+/// Drop events that one CPU reports in one tick; the rest is only counted.
+const EVENTS_PER_TICK: u32 = 16;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    #[error("this agent was built without its BPF object: build it with `cargo xtask build`")]
+    NoObject,
+    #[error("loading the BPF object: {0}")]
+    Load(#[from] aya::EbpfError),
+    #[error("the BPF object has no {0}")]
+    Missing(&'static str),
+    #[error("BPF program: {0}")]
+    Program(#[from] aya::programs::ProgramError),
+    #[error("BPF map: {0}")]
+    Map(#[from] aya::maps::MapError),
+    #[error("{action} {path}: {cause}")]
+    Pin { action: &'static str, path: PathBuf, cause: String },
+    #[error("interface {name} (index {ifindex}): {cause}")]
+    Attach { name: String, ifindex: u32, cause: String },
+    #[error(
+        "{0} is not on a BPF file system, and it could not be mounted: {1}. \
+         Mount it with `mount -t bpf bpf /sys/fs/bpf`, or name another folder with --bpffs"
+    )]
+    NoBpffs(PathBuf, String),
+}
+
+pub struct BpfDatapath {
+    ebpf: Ebpf,
+    maps: Maps,
+    pins: Pins,
+    mode: AttachMode,
+    attached: BTreeMap<u32, Attached>,
+}
+
+impl std::fmt::Debug for BpfDatapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BpfDatapath").field("attached", &self.attached).finish_non_exhaustive()
+    }
+}
+
+impl BpfDatapath {
+    /// Loads programs and maps beside whatever is pinned below `bpffs`; nothing moves to them yet.
+    pub fn load(bpffs: &Path, capacity: &Capacity, mode: AttachMode) -> Result<Self, BpfError> {
+        let pins = Pins::open(bpffs)?;
+        let mut ebpf = load_object(capacity, Some(&pins))?;
+        pins.pin_next(&mut ebpf)?;
+        let maps = Maps::take(&mut ebpf)?;
+        let mut datapath = Self { ebpf, maps, pins, mode, attached: BTreeMap::new() };
+        let settings = Settings {
+            ticks_per_second: clock::ticks_per_second(program(&mut datapath.ebpf, "read_clock")?)?,
+            events_per_tick: EVENTS_PER_TICK,
+        };
+        datapath.maps.set_settings(settings)?;
+        datapath.attached = attach::adopt(&datapath.pins)?;
+        Ok(datapath)
+    }
+
+    /// Interfaces that carry our programs, old ones of a former agent included.
+    pub const fn attached(&self) -> &BTreeMap<u32, Attached> {
+        &self.attached
+    }
+
+    /// Hangs the programs on both directions of an interface, or moves what hangs there to this agent's programs.
+    pub fn attach(&mut self, ifindex: u32, name: &str) -> Result<(), BpfError> {
+        let old = self.attached.get(&ifindex);
+        if old.is_some_and(|a| a.current && a.name == name) {
+            return Ok(());
+        }
+        for hook in Hook::BOTH {
+            let program = program(&mut self.ebpf, hook.program())?;
+            attach::attach(program, &self.pins, self.mode, hook, ifindex, name)?;
+        }
+        self.attached.insert(ifindex, Attached { name: name.to_owned(), current: true });
+        Ok(())
+    }
+
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        if let Some(attached) = self.attached.remove(&ifindex) {
+            attach::detach(&self.pins, ifindex, &attached.name)?;
+        }
+        Ok(())
+    }
+
+    /// Every interface that should has moved: the former agent's maps and programs go.
+    pub fn settle(&mut self) -> Result<(), BpfError> {
+        self.pins.settle()
+    }
+
+    pub fn events(&mut self) -> Result<EventStream, BpfError> {
+        self.maps.events()
+    }
+
+    pub fn totals(&self) -> Result<Totals, BpfError> {
+        self.maps.totals()
+    }
+
+    pub fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BpfError> {
+        program(&mut self.ebpf, name)
+    }
+}
+
+impl Datapath for BpfDatapath {
+    fn apply(&mut self, op: &Op) -> Result<(), WriteError> {
+        self.maps.write(op).map_err(|error| WriteError { op: op.clone(), cause: error.to_string() })
+    }
+}
+
+/// Loads the object; with pins, connection tracking and counters of a former agent are used again.
+fn load_object(capacity: &Capacity, pins: Option<&Pins>) -> Result<Ebpf, BpfError> {
+    if OBJECT.is_empty() {
+        return Err(BpfError::NoObject);
+    }
+    let mut loader = EbpfLoader::new();
+    for (name, entries) in [
+        ("BITS", capacity.words),
+        ("ROWS", capacity.rows),
+        ("ENDPOINTS", capacity.endpoints),
+        ("SETS", capacity.endpoints),
+        ("PEERS4", capacity.peers),
+        ("PEERS6", capacity.peers),
+        ("CIDRS4", capacity.cidrs),
+        ("CIDRS6", capacity.cidrs),
+    ] {
+        loader.map_max_entries(name, entries);
+    }
+    for name in pins::KEPT {
+        if let Some(pins) = pins {
+            loader.map_pin_path(name, pins.kept(name));
+        }
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    for name in ["from_pod", "to_pod", "no_op", "read_clock"] {
+        program(&mut ebpf, name)?.load()?;
+    }
+    Ok(ebpf)
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, BpfError> {
+    Ok(ebpf.program_mut(name).ok_or(BpfError::Missing(name))?.try_into()?)
+}

@@ -1,0 +1,195 @@
+//! The tables in memory: the engine runs on them behind `explain`, in tests and in fuzzing. For tests they can fail at
+//! the n-th operation.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use policy_common::Tables;
+use policy_common::maps::{
+    Addr4, Addr6, CLASS_NONE, Endpoint, Flow, FlowKey, FragmentKey, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets,
+};
+
+use super::{Datapath, WriteError};
+use crate::plan::{Capacity, Op};
+
+#[derive(Debug)]
+pub struct Memory {
+    words: Vec<u64>,
+    rows: Vec<u32>,
+    ports: Vec<u32>,
+    peers: HashMap<IpAddr, u32>,
+    cidrs: HashMap<IpNet, u32>,
+    /// Prefix lengths in use, by family.
+    lengths: [BTreeSet<u8>; 2],
+    endpoints: HashMap<u32, Endpoint>,
+    sets: HashMap<u32, Sets>,
+    slots: HashMap<u32, u32>,
+    flows: RefCell<HashMap<FlowKey, Flow>>,
+    fragments: RefCell<HashSet<FragmentKey>>,
+    clock: Cell<u64>,
+    fail_after: Option<usize>,
+}
+
+/// One tick is a millisecond here.
+const TICKS_PER_SECOND: u32 = 1000;
+
+impl Memory {
+    pub fn new(capacity: &Capacity) -> Self {
+        Self {
+            words: vec![0; capacity.words as usize],
+            rows: vec![0; capacity.rows as usize],
+            ports: vec![CLASS_NONE; (PORT_PROTOCOLS * PORTS_PER_PROTOCOL) as usize],
+            peers: HashMap::new(),
+            cidrs: HashMap::new(),
+            lengths: [BTreeSet::new(), BTreeSet::new()],
+            endpoints: HashMap::new(),
+            sets: HashMap::new(),
+            slots: HashMap::new(),
+            flows: RefCell::default(),
+            fragments: RefCell::default(),
+            clock: Cell::new(1_000_000),
+            fail_after: None,
+        }
+    }
+
+    /// The operation after the next `operations` fails, once.
+    pub fn fail_after(&mut self, operations: usize) {
+        self.fail_after = Some(operations);
+    }
+
+    pub fn forget_flows(&self) {
+        self.flows.borrow_mut().clear();
+        self.fragments.borrow_mut().clear();
+    }
+
+    pub fn advance_seconds(&self, seconds: u64) {
+        self.clock.set(self.clock.get() + seconds * u64::from(TICKS_PER_SECOND));
+    }
+
+    fn class_of(&self, address: IpAddr) -> u32 {
+        if let Some(class) = self.peers.get(&address) {
+            return *class;
+        }
+        self.lengths[usize::from(address.is_ipv6())]
+            .iter()
+            .rev()
+            .filter_map(|length| IpNet::new(address, *length).ok())
+            .find_map(|net| self.cidrs.get(&net.trunc()))
+            .copied()
+            .unwrap_or(CLASS_NONE)
+    }
+
+    fn write(&mut self, op: &Op) -> Result<(), &'static str> {
+        match *op {
+            Op::Word { index, value } => {
+                *self.words.get_mut(index as usize).ok_or("no such word")? = value;
+            }
+            Op::Row { index, word } => *self.rows.get_mut(index as usize).ok_or("no such row")? = word,
+            Op::Port { protocol, port, class } => {
+                let index = protocol.index() * PORTS_PER_PROTOCOL + u32::from(port);
+                *self.ports.get_mut(index as usize).ok_or("no such port")? = class;
+            }
+            Op::Peer { address, class: Some(class) } => {
+                self.peers.insert(address, class);
+            }
+            Op::Peer { address, class: None } => {
+                self.peers.remove(&address).ok_or("no such peer")?;
+            }
+            Op::Cidr { net, class: Some(class) } => {
+                self.lengths[usize::from(net.addr().is_ipv6())].insert(net.prefix_len());
+                self.cidrs.insert(net, class);
+            }
+            Op::Cidr { net, class: None } => {
+                self.cidrs.remove(&net).ok_or("no such prefix")?;
+            }
+            Op::Endpoint { slot, endpoint } => {
+                if self.slots.values().any(|used| *used == slot) {
+                    return Err("the slot is in use");
+                }
+                self.endpoints.insert(slot, endpoint);
+            }
+            Op::Sets { slot, sets } => {
+                self.sets.insert(slot, sets);
+            }
+            Op::Slot { ifindex, slot: Some(slot) } => {
+                self.slots.insert(ifindex, slot);
+            }
+            Op::Slot { ifindex, slot: None } => {
+                self.slots.remove(&ifindex);
+            }
+            Op::Barrier => {}
+        }
+        Ok(())
+    }
+}
+
+impl Datapath for Memory {
+    fn apply(&mut self, op: &Op) -> Result<(), WriteError> {
+        let failed = |cause: &str| WriteError { op: op.clone(), cause: cause.to_owned() };
+        match &mut self.fail_after {
+            Some(0) => {
+                self.fail_after = None;
+                return Err(failed("told to fail"));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.write(op).map_err(failed)
+    }
+}
+
+impl Tables for Memory {
+    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+        self.endpoints.get(self.slots.get(&ifindex)?).filter(|e| e.ifindex == ifindex)
+    }
+
+    fn sets(&self, slot: u32) -> Option<Sets> {
+        self.sets.get(&slot).copied()
+    }
+
+    fn class_of_v4(&self, address: &Addr4) -> u32 {
+        self.class_of(IpAddr::from(address.addr))
+    }
+
+    fn class_of_v6(&self, address: &Addr6) -> u32 {
+        self.class_of(IpAddr::from(address.addr))
+    }
+
+    fn class_of_port(&self, protocol: u32, port: u16) -> Option<u32> {
+        self.ports.get((protocol * PORTS_PER_PROTOCOL + u32::from(port)) as usize).copied()
+    }
+
+    fn row(&self, index: u32) -> Option<u32> {
+        self.rows.get(index as usize).copied()
+    }
+
+    fn word(&self, index: u32) -> Option<u64> {
+        self.words.get(index as usize).copied()
+    }
+
+    fn with_flow<R>(&self, key: &FlowKey, f: impl FnOnce(Option<&mut Flow>) -> R) -> R {
+        f(self.flows.borrow_mut().get_mut(key))
+    }
+
+    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.flows.borrow_mut().insert(*key, *flow);
+    }
+
+    fn fragment_allowed(&self, key: &FragmentKey) -> bool {
+        self.fragments.borrow().contains(key)
+    }
+
+    fn allow_fragment(&self, key: &FragmentKey) {
+        self.fragments.borrow_mut().insert(*key);
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.get()
+    }
+
+    fn ticks_per_second(&self) -> u32 {
+        TICKS_PER_SECOND
+    }
+}

@@ -1,0 +1,46 @@
+//! Where plans are applied: BPF maps in the kernel, or memory for `explain` and tests.
+
+pub mod bpf;
+pub mod memory;
+
+use crate::compile::Compiled;
+use crate::plan::{LocalEndpoint, Op, Planner, TableFull};
+
+/// Tables that operations can be applied to, one after the other.
+pub trait Datapath {
+    fn apply(&mut self, op: &Op) -> Result<(), WriteError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("writing {op:?}: {cause}")]
+pub struct WriteError {
+    pub op: Op,
+    pub cause: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EnforceError {
+    #[error(transparent)]
+    Full(#[from] TableFull),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Brings the tables to what was compiled; returns how many operations that took. What fails half-way leaves old or
+/// new verdicts in force, and the next call repairs the rest.
+pub fn enforce<D: Datapath>(
+    planner: &mut Planner,
+    datapath: &mut D,
+    compiled: &Compiled,
+    endpoints: &[LocalEndpoint],
+) -> Result<usize, EnforceError> {
+    let ops = planner.plan(compiled, endpoints)?;
+    for (index, op) in ops.iter().enumerate() {
+        if let Err(error) = datapath.apply(op) {
+            planner.failed(index);
+            return Err(error.into());
+        }
+    }
+    planner.applied();
+    Ok(ops.len())
+}

@@ -1,0 +1,6 @@
+//! Sluice's agent: sources -> state -> compiler -> plan -> datapath (DESIGN section 2).
+
+pub mod compile;
+pub mod datapath;
+pub mod model;
+pub mod plan;

@@ -1,0 +1,124 @@
+//! The cluster as Sluice sees it: validated, plain data. Sources fill it, the compiler reads it.
+
+mod policy;
+mod selector;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+pub use policy::{Block, NamespaceMatch, Peer, Policy, PortMatch, Rule};
+pub use selector::{Requirement, Selector};
+
+pub type Labels = BTreeMap<String, String>;
+
+/// Every namespace carries it, and nobody can change it (SEMANTICS row 47).
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectName {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Protocols that NetworkPolicy can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
+    /// Exactly as the API spells it: `tcp` is no protocol.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.name() == text)
+    }
+
+    /// Its place in the port table.
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Tcp => 0,
+            Self::Udp => 1,
+            Self::Sctp => 2,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerPort {
+    pub name: Option<String>,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub id: ObjectName,
+    pub uid: String,
+    pub labels: Labels,
+    pub node: Option<String>,
+    /// At most one of each family, as the API validates.
+    pub addresses: Vec<IpAddr>,
+    pub host_network: bool,
+    /// Succeeded or Failed: its addresses are no longer its own (SEMANTICS row 44).
+    pub finished: bool,
+    pub ports: Vec<ContainerPort>,
+}
+
+impl Pod {
+    /// Whether policies can select it, as subject or as peer (SEMANTICS rows 11, 41, 43, 44).
+    pub const fn is_selectable(&self) -> bool {
+        !self.host_network && !self.finished
+    }
+
+    /// The number behind a container port's name (SEMANTICS rows 24, 27).
+    pub fn named_port(&self, protocol: Protocol, name: &str) -> Option<u16> {
+        self.ports
+            .iter()
+            .find(|p| p.protocol == protocol && p.name.as_deref() == Some(name))
+            .map(|p| p.port)
+    }
+}
+
+/// Everything that was read. Keys are names, so that iteration and with it the compiler's output are deterministic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    pub namespaces: BTreeMap<String, Labels>,
+    /// Addresses of the nodes.
+    pub nodes: BTreeMap<String, Vec<IpAddr>>,
+    pub pods: BTreeMap<ObjectName, Pod>,
+    pub policies: BTreeMap<ObjectName, Policy>,
+}
+
+impl Cluster {
+    /// A namespace's labels with the one that is always there; a namespace that only its objects name has just that.
+    pub fn namespace_labels(&self, name: &str) -> Labels {
+        let mut labels = self.namespaces.get(name).cloned().unwrap_or_default();
+        labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned());
+        labels
+    }
+}

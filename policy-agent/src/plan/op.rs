@@ -1,0 +1,54 @@
+//! One write to one table: what a plan is made of.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use policy_common::maps::{Endpoint, Sets};
+
+use crate::model::Protocol;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// One word of a row's bits.
+    Word { index: u32, value: u64 },
+    /// (policy set, class) -> first word of its row.
+    Row { index: u32, word: u32 },
+    /// A port's class.
+    Port { protocol: Protocol, port: u16, class: u32 },
+    /// An exact address's class; `None` removes the entry.
+    Peer { address: IpAddr, class: Option<u32> },
+    /// A prefix's class; `None` removes the entry.
+    Cidr { net: IpNet, class: Option<u32> },
+    /// A slot's pod: only written while no interface refers to the slot.
+    Endpoint { slot: u32, endpoint: Endpoint },
+    /// A slot's policy sets, in one store.
+    Sets { slot: u32, sets: Sets },
+    /// An interface's slot; `None` removes it.
+    Slot { ifindex: u32, slot: Option<u32> },
+    /// Waits until no program runs that has read what earlier operations replaced.
+    Barrier,
+}
+
+/// How many entries each table has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Capacity {
+    pub words: u32,
+    pub rows: u32,
+    pub endpoints: u32,
+    pub peers: u32,
+    pub cidrs: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { words: 262_144, rows: 1_048_576, endpoints: 1024, peers: 131_072, cidrs: 131_072 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("table {table} is full: {needed} entries needed, {capacity} there; what was enforced stays enforced")]
+pub struct TableFull {
+    pub table: &'static str,
+    pub needed: u64,
+    pub capacity: u64,
+}

@@ -1,0 +1,134 @@
+//! A copy of what the tables hold. Planning writes to it and records how to take each write back, so that after an
+//! operation failed it says exactly what the tables hold, half-applied plan or not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use policy_common::maps::{CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets};
+
+use super::op::{Capacity, Op};
+use crate::model::Protocol;
+
+#[derive(Debug)]
+pub(super) struct Shadow {
+    words: Vec<u64>,
+    rows: Vec<u32>,
+    ports: Vec<u32>,
+    pub(super) peers: BTreeMap<IpAddr, u32>,
+    pub(super) cidrs: BTreeMap<IpNet, u32>,
+    pub(super) endpoints: HashMap<u32, Endpoint>,
+    sets: HashMap<u32, Sets>,
+    pub(super) slots: BTreeMap<u32, u32>,
+    ops: Vec<Op>,
+    undo: Vec<Op>,
+}
+
+impl Shadow {
+    pub(super) fn new(capacity: &Capacity) -> Self {
+        Self {
+            words: vec![0; capacity.words as usize],
+            rows: vec![0; capacity.rows as usize],
+            ports: vec![CLASS_NONE; (PORT_PROTOCOLS * PORTS_PER_PROTOCOL) as usize],
+            peers: BTreeMap::new(),
+            cidrs: BTreeMap::new(),
+            endpoints: HashMap::new(),
+            sets: HashMap::new(),
+            slots: BTreeMap::new(),
+            ops: Vec::new(),
+            undo: Vec::new(),
+        }
+    }
+
+    pub(super) fn row(&self, index: u32) -> u32 {
+        self.rows.get(index as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn port(&self, protocol: Protocol, port: u16) -> u32 {
+        self.ports.get(port_index(protocol, port)).copied().unwrap_or(CLASS_NONE)
+    }
+
+    pub(super) fn sets(&self, slot: u32) -> Sets {
+        self.sets.get(&slot).copied().unwrap_or_default()
+    }
+
+    /// The class that the tables give a prefix or address now.
+    pub(super) fn class_of_prefix(&self, net: IpNet, lengths: &BTreeSet<u8>) -> u32 {
+        lengths
+            .iter()
+            .rev()
+            .filter(|length| **length <= net.prefix_len())
+            .filter_map(|length| IpNet::new(net.addr(), *length).ok())
+            .find_map(|outer| self.cidrs.get(&outer.trunc()))
+            .copied()
+            .unwrap_or(CLASS_NONE)
+    }
+
+    /// Adds an operation to the plan unless the table already holds what it would write.
+    pub(super) fn emit(&mut self, op: Op) {
+        let undo = self.write(&op);
+        if undo.as_ref() != Some(&op) {
+            self.undo.push(undo.unwrap_or(Op::Barrier));
+            self.ops.push(op);
+        }
+    }
+
+    pub(super) fn take_plan(&mut self) -> Vec<Op> {
+        std::mem::take(&mut self.ops)
+    }
+
+    /// The plan's operations from `from` on were not applied.
+    pub(super) fn roll_back(&mut self, from: usize) {
+        let undo = std::mem::take(&mut self.undo);
+        for op in undo.into_iter().skip(from).rev() {
+            self.write(&op);
+        }
+        self.ops.clear();
+    }
+
+    pub(super) fn commit(&mut self) {
+        self.undo.clear();
+    }
+
+    /// Writes, and returns the operation that would take it back; `None` for a barrier.
+    fn write(&mut self, op: &Op) -> Option<Op> {
+        Some(match *op {
+            Op::Word { index, value } => {
+                let old = self.words.get_mut(index as usize).map(|w| std::mem::replace(w, value));
+                Op::Word { index, value: old.unwrap_or(0) }
+            }
+            Op::Row { index, word } => {
+                let old = self.rows.get_mut(index as usize).map(|r| std::mem::replace(r, word));
+                Op::Row { index, word: old.unwrap_or(0) }
+            }
+            Op::Port { protocol, port, class } => {
+                let old =
+                    self.ports.get_mut(port_index(protocol, port)).map(|p| std::mem::replace(p, class));
+                Op::Port { protocol, port, class: old.unwrap_or(CLASS_NONE) }
+            }
+            Op::Peer { address, class } => Op::Peer { address, class: replace(&mut self.peers, address, class) },
+            Op::Cidr { net, class } => Op::Cidr { net, class: replace(&mut self.cidrs, net, class) },
+            Op::Endpoint { slot, endpoint } => match self.endpoints.insert(slot, endpoint) {
+                Some(old) => Op::Endpoint { slot, endpoint: old },
+                // A slot that was never written is written again when it is used again.
+                None => return None,
+            },
+            Op::Sets { slot, sets } => {
+                Op::Sets { slot, sets: self.sets.insert(slot, sets).unwrap_or_default() }
+            }
+            Op::Slot { ifindex, slot } => Op::Slot { ifindex, slot: replace(&mut self.slots, ifindex, slot) },
+            Op::Barrier => return None,
+        })
+    }
+}
+
+const fn port_index(protocol: Protocol, port: u16) -> usize {
+    (protocol.index() * PORTS_PER_PROTOCOL) as usize + port as usize
+}
+
+fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    }
+}

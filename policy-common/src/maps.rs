@@ -1,0 +1,199 @@
+//! Keys and values of the BPF maps. `bytemuck` proves at compile time that nothing is padded; ports and indices are
+//! in host byte order and addresses are bytes in reading order, so that `bpftool map dump` can be read as it is.
+
+use bytemuck::{NoUninit, Pod, Zeroable};
+
+/// A class that the compiler never hands out: addresses that no rule names, and ports that none names (with the
+/// protocols that have no ports, which only a rule without `ports` allows too).
+pub const CLASS_NONE: u32 = 0;
+
+/// Ports of one protocol in `PORTS`.
+pub const PORTS_PER_PROTOCOL: u32 = 65_536;
+/// Protocols with ports in NetworkPolicy: TCP, UDP, SCTP.
+pub const PORT_PROTOCOLS: u32 = 3;
+/// Interface indices below this are looked up in an array; above it in a hash.
+pub const IFINDEX_DIRECT: u32 = 65_536;
+/// Bits of one word of a row.
+pub const WORD_BITS: u32 = 64;
+/// One counter for each (reason, direction): `number * 2 + direction`; drops first, passes behind them.
+pub const COUNTERS: u32 = 64;
+pub const COUNTER_PASS_BASE: u32 = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C, align(4))]
+pub struct Addr4 {
+    pub addr: [u8; 4],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C, align(4))]
+pub struct Addr6 {
+    pub addr: [u8; 16],
+}
+
+impl Addr6 {
+    pub const ZERO: Self = Self { addr: [0; 16] };
+
+    /// The form in which keys that serve both families hold an IPv4 address.
+    #[inline(always)]
+    pub const fn from_v4([a, b, c, d]: [u8; 4]) -> Self {
+        Self { addr: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
+
+    #[inline(always)]
+    pub const fn to_v4(self) -> Addr4 {
+        let [a, b, c, d, ..] = self.addr;
+        Addr4 { addr: [a, b, c, d] }
+    }
+}
+
+/// What the program knows of one local pod: its value never changes while a program can see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The host end of the pod's veth.
+    pub ifindex: u32,
+    /// Index into `SETS`.
+    pub slot: u32,
+    /// The pod's IPv4 address; zeroes where it has none.
+    pub v4: Addr4,
+    /// The pod's IPv6 address; zeroes where it has none.
+    pub v6: Addr6,
+}
+
+/// The policy sets of one endpoint: 0 = not isolated, else 1 + the set's first index in `ROWS`.
+/// Eight aligned bytes, so that a pod moves to new policy in one store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(8))]
+pub struct Sets {
+    pub egress: u32,
+    pub ingress: u32,
+}
+
+/// A slot of an endpoint, plus one: 0 = none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct SlotRef {
+    pub slot_plus_one: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Class {
+    pub class: u32,
+}
+
+/// The first word of a row in `BITS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct RowRef {
+    pub word: u32,
+}
+
+/// A flow seen from the endpoint. Both directions of a connection share one entry, and no pod can reach another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowKey {
+    /// IPv4 addresses stand in the first four bytes.
+    pub remote: Addr6,
+    pub ifindex: u32,
+    pub remote_port: u16,
+    pub local_port: u16,
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    pub zero: u16,
+}
+
+/// Who opened a flow and when it was last seen. Sixteen bytes, written field by field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, NoUninit)]
+#[repr(C)]
+pub struct Flow {
+    /// In ticks (`Tables::now`): jiffies in the kernel.
+    pub seen: u64,
+    pub opener: Opener,
+    pub state: FlowState,
+    pub zero: [u8; 6],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, NoUninit, bytemuck::CheckedBitPattern)]
+#[repr(u8)]
+pub enum Opener {
+    /// The pod.
+    Pod = 1,
+    /// The other end.
+    Peer = 2,
+    /// A process of the pod's own node: allowed by its origin, not by its address.
+    Node = 3,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, NoUninit, bytemuck::CheckedBitPattern)]
+#[repr(u8)]
+pub enum FlowState {
+    /// Only the opener has been heard.
+    Opening = 1,
+    /// The other side has answered.
+    Established = 2,
+    /// TCP FIN or RST was seen.
+    Closing = 3,
+}
+
+/// A first fragment that was allowed: the rest of its datagram follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FragmentKey {
+    pub src: Addr6,
+    pub dst: Addr6,
+    pub ifindex: u32,
+    pub id: u32,
+    pub protocol: u8,
+    pub family: u8,
+    /// `Direction` as a number.
+    pub direction: u8,
+    pub zero: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Settings that the program reads at run time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Settings {
+    /// Ticks of `Tables::now` in a second (the kernel's CONFIG_HZ).
+    pub ticks_per_second: u32,
+    /// Drop events per tick and CPU that are reported; the rest is only counted.
+    pub events_per_tick: u32,
+}
+
+/// A dropped packet, as the program reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Event {
+    pub src: Addr6,
+    pub dst: Addr6,
+    pub ifindex: u32,
+    pub length: u32,
+    pub src_port: u16,
+    pub dst_port: u16,
+    /// 4, 6, or 0 where the packet could not be parsed so far.
+    pub family: u8,
+    pub protocol: u8,
+    /// A `DropReason` as a number.
+    pub reason: u8,
+    /// A `Direction` as a number.
+    pub direction: u8,
+}
+
+/// Per CPU: how many events the current tick has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct EventBudget {
+    pub tick: u64,
+    pub sent: u32,
+    pub suppressed: u32,
+}

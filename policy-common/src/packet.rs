@@ -1,0 +1,71 @@
+//! The bytes of one Ethernet frame.
+
+/// One frame as a hook sees it.
+pub trait Packet {
+    /// Length of the whole frame in bytes, whatever part of it is linear.
+    fn len(&self) -> u32;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The EtherType behind an out-of-band VLAN tag, host byte order.
+    fn ethertype(&self) -> u16;
+
+    /// Whether the frame carries an out-of-band VLAN tag (the kernel strips the outer one before tc).
+    fn vlan(&self) -> bool;
+
+    /// `N` bytes from `offset`; `None` where the frame ends before.
+    fn load<const N: usize>(&self, offset: u32) -> Option<Aligned<N>>;
+}
+
+/// Bytes on a word boundary: BPF reads a word of an unaligned buffer byte by byte.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct Aligned<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> Aligned<N> {
+    #[inline(always)]
+    pub fn byte(&self, at: usize) -> u8 {
+        self.0[at]
+    }
+
+    #[inline(always)]
+    pub fn be16(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.0[at], self.0[at + 1]])
+    }
+
+    #[inline(always)]
+    pub fn bytes<const M: usize>(&self, at: usize) -> [u8; M] {
+        let mut out = [0; M];
+        out.copy_from_slice(&self.0[at..at + M]);
+        out
+    }
+}
+
+/// A frame in memory: for tests, fuzzing and `explain`.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a>(pub &'a [u8]);
+
+impl Packet for Slice<'_> {
+    fn len(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
+    fn ethertype(&self) -> u16 {
+        match self.0.get(12..14) {
+            Some([a, b]) => u16::from_be_bytes([*a, *b]),
+            _ => 0,
+        }
+    }
+
+    fn vlan(&self) -> bool {
+        false
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Option<Aligned<N>> {
+        let start = usize::try_from(offset).ok()?;
+        let bytes = self.0.get(start..start.checked_add(N)?)?;
+        bytes.try_into().ok().map(Aligned)
+    }
+}

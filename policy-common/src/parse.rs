@@ -1,0 +1,310 @@
+//! From the bytes of a frame to what a verdict needs. Nothing is allowed here: what cannot be parsed is an error with
+//! its drop reason, and the caller closes.
+
+use crate::maps::Addr6;
+use crate::packet::{Aligned, Packet};
+use crate::reason::DropReason;
+
+pub const ETHERNET: u32 = 14;
+/// IPv6 extension headers that are walked: real chains have one or two (RFC 8504 lets a host bound them).
+pub const MAX_EXTENSIONS: u32 = 6;
+
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// IANA protocol numbers.
+pub mod protocol {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const SCTP: u8 = 132;
+    pub const ICMPV6: u8 = 58;
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const AUTHENTICATION: u8 = 51;
+    pub const DESTINATION: u8 = 60;
+}
+
+pub mod tcp_flag {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
+/// Where a datagram's bytes are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fragment {
+    Whole,
+    First,
+    Later,
+}
+
+/// What stands behind the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Transport {
+    /// A protocol without ports, or a later fragment.
+    None,
+    /// TCP, UDP or SCTP.
+    Ports,
+    /// ICMP or ICMPv6.
+    Icmp,
+}
+
+/// What a verdict needs of one IP packet. Flat, and filled in place: BPF has 512 bytes of stack for everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// IPv4 addresses stand in the first four bytes.
+    pub src: Addr6,
+    pub dst: Addr6,
+    /// Identifies the datagram of a fragment.
+    pub fragment_id: u32,
+    /// Where the transport header begins in the frame.
+    pub offset: u32,
+    /// Ports, host byte order; an ICMP echo's identifier stands in `src_port`.
+    pub src_port: u16,
+    pub dst_port: u16,
+    /// 4 or 6.
+    pub family: u8,
+    pub protocol: u8,
+    pub hop_limit: u8,
+    pub fragment: Fragment,
+    pub transport: Transport,
+    pub tcp_flags: u8,
+    pub icmp_kind: u8,
+}
+
+impl Ip {
+    pub const EMPTY: Self = Self {
+        src: Addr6::ZERO,
+        dst: Addr6::ZERO,
+        fragment_id: 0,
+        offset: 0,
+        src_port: 0,
+        dst_port: 0,
+        family: 0,
+        protocol: 0,
+        hop_limit: 0,
+        fragment: Fragment::Whole,
+        transport: Transport::None,
+        tcp_flags: 0,
+        icmp_kind: 0,
+    };
+
+    #[inline(always)]
+    pub const fn is_icmp(&self) -> bool {
+        self.protocol == icmp_of(self.family)
+    }
+}
+
+/// The ICMP of an address family; the other one's number is a protocol like any other.
+#[inline(always)]
+pub const fn icmp_of(family: u8) -> u8 {
+    if family == 4 { protocol::ICMP } else { protocol::ICMPV6 }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Frame {
+    Arp,
+    Ip,
+}
+
+/// Fills `ip`; what it could read stays in it when it fails.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P, ip: &mut Ip) -> Result<Frame, DropReason> {
+    if packet.vlan() {
+        return Err(DropReason::Vlan);
+    }
+    match packet.ethertype() {
+        ETHERTYPE_IPV4 => parse_ipv4(packet, ETHERNET, ip)?,
+        ETHERTYPE_IPV6 => parse_ipv6(packet, ETHERNET, ip)?,
+        ETHERTYPE_ARP => return Ok(Frame::Arp),
+        // 802.1Q, 802.1ad and the pre-standard QinQ number
+        0x8100 | 0x88a8 | 0x9100 => return Err(DropReason::Vlan),
+        _ => return Err(DropReason::EtherType),
+    }
+    Ok(Frame::Ip)
+}
+
+#[inline(always)]
+fn parse_ipv4<P: Packet>(packet: &P, at: u32, ip: &mut Ip) -> Result<(), DropReason> {
+    let header: Aligned<20> = packet.load(at).ok_or(DropReason::Truncated)?;
+    let length = ipv4_header_length(&header)?;
+    let total = u32::from(header.be16(2));
+    // Zero: a GSO packet larger than the field (BIG TCP); the kernel's length is the truth then.
+    if total != 0 && total < length {
+        return Err(DropReason::BadHeader);
+    }
+    read_ipv4(&header, ip);
+    let offset = header.be16(6);
+    ip.fragment_id = u32::from(header.be16(4));
+    ip.fragment = match (offset & 0x1fff, offset & 0x2000) {
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    ip.offset = at + length;
+    parse_transport(packet, if total == 0 { u32::MAX } else { at + total }, ip)
+}
+
+#[inline(always)]
+fn read_ipv4(header: &Aligned<20>, ip: &mut Ip) {
+    ip.family = 4;
+    ip.src = Addr6::from_v4(header.bytes(12));
+    ip.dst = Addr6::from_v4(header.bytes(16));
+    ip.protocol = header.byte(9);
+    ip.hop_limit = header.byte(8);
+}
+
+#[inline(always)]
+fn ipv4_header_length(header: &Aligned<20>) -> Result<u32, DropReason> {
+    let first = header.byte(0);
+    let length = u32::from(first & 0x0f) * 4;
+    if first >> 4 != 4 || length < 20 { Err(DropReason::BadHeader) } else { Ok(length) }
+}
+
+/// A call of its own: its buffers would not fit beside the IPv4 path's.
+#[inline(never)]
+fn parse_ipv6<P: Packet>(packet: &P, at: u32, ip: &mut Ip) -> Result<(), DropReason> {
+    let payload = read_ipv6(packet, at, ip)?;
+    walk_extensions(packet, ip)?;
+    // Zero: a jumbogram or a GSO packet larger than the field.
+    parse_transport(packet, if payload == 0 { u32::MAX } else { at + 40 + payload }, ip)
+}
+
+/// The fixed header; returns the payload's length.
+#[inline(always)]
+fn read_ipv6<P: Packet>(packet: &P, at: u32, ip: &mut Ip) -> Result<u32, DropReason> {
+    let header: Aligned<40> = packet.load(at).ok_or(DropReason::Truncated)?;
+    if header.byte(0) >> 4 != 6 {
+        return Err(DropReason::BadHeader);
+    }
+    ip.family = 6;
+    ip.src = Addr6 { addr: header.bytes(8) };
+    ip.dst = Addr6 { addr: header.bytes(24) };
+    ip.protocol = header.byte(6);
+    ip.hop_limit = header.byte(7);
+    ip.offset = at + 40;
+    Ok(u32::from(header.be16(4)))
+}
+
+/// To the first header that is no extension (RFC 8200 section 4), or to the end of a later fragment's headers.
+#[inline(always)]
+fn walk_extensions<P: Packet>(packet: &P, ip: &mut Ip) -> Result<(), DropReason> {
+    for _ in 0..=MAX_EXTENSIONS {
+        let kind = ip.protocol;
+        if !matches!(
+            kind,
+            protocol::HOP_BY_HOP
+                | protocol::ROUTING
+                | protocol::DESTINATION
+                | protocol::AUTHENTICATION
+                | protocol::FRAGMENT
+        ) {
+            return Ok(());
+        }
+        let header: Aligned<8> = packet.load(ip.offset).ok_or(DropReason::Truncated)?;
+        ip.protocol = header.byte(0);
+        let words = u32::from(header.byte(1));
+        ip.offset += match kind {
+            protocol::FRAGMENT => 8,
+            // RFC 4302: its length counts four-byte units.
+            protocol::AUTHENTICATION => (words + 2) * 4,
+            _ => (words + 1) * 8,
+        };
+        if kind == protocol::FRAGMENT {
+            let offset = header.be16(2);
+            ip.fragment_id = u32::from_be_bytes(header.bytes(4));
+            if offset & 0xfff8 != 0 {
+                ip.fragment = Fragment::Later;
+                return Ok(());
+            }
+            // Without more to come it is an atomic fragment (RFC 6946): whole.
+            if offset & 1 != 0 {
+                ip.fragment = Fragment::First;
+            }
+        }
+    }
+    Err(DropReason::ExtensionChain)
+}
+
+#[inline(always)]
+fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), DropReason> {
+    if matches!(ip.fragment, Fragment::Later) {
+        return Ok(());
+    }
+    let short = match ip.fragment {
+        Fragment::First => DropReason::FragmentShort,
+        _ => DropReason::Truncated,
+    };
+    let icmp = ip.is_icmp();
+    // The smallest header of the protocol must be there in full, or the receiver sees another one than we do.
+    let need = match ip.protocol {
+        protocol::TCP => 20,
+        protocol::UDP => 8,
+        protocol::SCTP => 12,
+        _ if icmp => 8,
+        _ => return Ok(()),
+    };
+    let at = ip.offset;
+    if at + need > end || at + need > packet.len() {
+        return Err(short);
+    }
+    let header: Aligned<8> = packet.load(at).ok_or(short)?;
+    if icmp {
+        ip.transport = Transport::Icmp;
+        ip.icmp_kind = header.byte(0);
+        ip.src_port = header.be16(4);
+        return Ok(());
+    }
+    ip.transport = Transport::Ports;
+    ip.src_port = header.be16(0);
+    ip.dst_port = header.be16(2);
+    if ip.protocol == protocol::TCP {
+        let flags: Aligned<2> = packet.load(at + 12).ok_or(short)?;
+        ip.tcp_flags = flags.byte(1);
+    }
+    Ok(())
+}
+
+/// The packet that an ICMP error quotes: the start of one that the error's receiver sent (RFC 792, RFC 4443). Eight
+/// bytes of its transport header are promised, so that is all that is read. `offset` is where the ICMP message begins.
+/// `None` where it names no flow: too short, or a later fragment.
+#[inline(always)]
+pub fn parse_quoted<P: Packet>(packet: &P, offset: u32, family: u8, ip: &mut Ip) -> Option<()> {
+    let at = offset + 8;
+    if family == 4 {
+        let header: Aligned<20> = packet.load(at)?;
+        let length = ipv4_header_length(&header).ok()?;
+        if header.be16(6) & 0x1fff != 0 {
+            return None;
+        }
+        read_ipv4(&header, ip);
+        ip.offset = at + length;
+    } else {
+        read_ipv6(packet, at, ip).ok()?;
+        walk_extensions(packet, ip).ok()?;
+        if matches!(ip.fragment, Fragment::Later) {
+            return None;
+        }
+    }
+    let icmp = ip.is_icmp();
+    if icmp || matches!(ip.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
+        let header: Aligned<8> = packet.load(ip.offset)?;
+        if icmp {
+            ip.transport = Transport::Icmp;
+            ip.icmp_kind = header.byte(0);
+            ip.src_port = header.be16(4);
+        } else {
+            ip.transport = Transport::Ports;
+            ip.src_port = header.be16(0);
+            ip.dst_port = header.be16(2);
+        }
+    }
+    Some(())
+}

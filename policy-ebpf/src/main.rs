@@ -1,0 +1,76 @@
+//! Sluice's tc programs. Everything that decides is in `policy-common`; here are the hooks, the maps and the reports.
+#![no_std]
+#![no_main]
+#![expect(
+    unsafe_code,
+    reason = "this crate is the kernel boundary: map values are raw pointers that only the verifier proves valid"
+)]
+
+mod maps;
+mod report;
+mod skb;
+mod tables;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use policy_common::parse::Ip;
+use policy_common::{Arrival, Direction, Verdict, decide};
+use skb::Skb;
+use tables::BpfTables;
+
+/// tc ingress on the host end of the veth: what the pod sends.
+#[classifier]
+pub(crate) fn from_pod(ctx: TcContext) -> i32 {
+    judge(&ctx, Direction::Egress)
+}
+
+/// tc egress on the host end of the veth: what the pod receives.
+#[classifier]
+pub(crate) fn to_pod(ctx: TcContext) -> i32 {
+    judge(&ctx, Direction::Ingress)
+}
+
+/// Does nothing: the bench compares with it, in the same run.
+#[classifier]
+pub(crate) fn no_op(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// Tells user space what a tick is: it runs this twice and compares with its own clock.
+#[classifier]
+pub(crate) fn read_clock(_ctx: TcContext) -> i32 {
+    // The low bits are enough for a difference.
+    tables::jiffies() as i32
+}
+
+#[inline(always)]
+fn judge(ctx: &TcContext, direction: Direction) -> i32 {
+    let packet = Skb::new(ctx);
+    let arrival = Arrival {
+        ifindex: packet.ifindex(),
+        direction,
+        from_node: direction == Direction::Ingress && packet.ingress_ifindex() == 0,
+    };
+    let mut ip = Ip::EMPTY;
+    let verdict = decide(&packet, &BpfTables, &arrival, &mut ip);
+    report::count(&packet, direction, verdict);
+    match verdict {
+        // An allowed packet goes on to whatever else hangs on the hook: we only ever drop.
+        Verdict::Pass(_) => TC_ACT_UNSPEC,
+        Verdict::Drop(reason) => {
+            report::dropped(ctx, &packet, &arrival, reason, &ip);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

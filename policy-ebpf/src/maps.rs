@@ -1,0 +1,71 @@
+//! The maps, with BTF so that `bpftool map dump` prints names. Sizes are defaults: the loader sets them.
+
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use policy_common::maps::{
+    Addr4, Addr6, COUNTERS, Class, Counter, Endpoint, Event, EventBudget, Flow, FlowKey, FragmentKey,
+    IFINDEX_DIRECT, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef,
+};
+
+/// Interface index -> slot, for the indices of every ordinary node.
+#[btf_map]
+pub(crate) static SLOTS: Array<SlotRef, { IFINDEX_DIRECT as usize }> = Array::new();
+
+/// Interface index -> slot, for larger indices.
+#[btf_map]
+pub(crate) static SLOTS_HIGH: HashMap<u32, SlotRef, 4096> = HashMap::new();
+
+#[btf_map]
+pub(crate) static ENDPOINTS: Array<Endpoint, 1024> = Array::new();
+
+#[btf_map]
+pub(crate) static SETS: Array<Sets, 1024> = Array::new();
+
+/// Classes of exact addresses: pods and the node's own.
+#[btf_map]
+pub(crate) static PEERS4: HashMap<Addr4, Class, 131_072, 1> = HashMap::new();
+
+#[btf_map]
+pub(crate) static PEERS6: HashMap<Addr6, Class, 131_072, 1> = HashMap::new();
+
+/// Classes of prefixes; never of pods.
+#[btf_map]
+pub(crate) static CIDRS4: LpmTrie<Addr4, Class, 131_072> = LpmTrie::new();
+
+#[btf_map]
+pub(crate) static CIDRS6: LpmTrie<Addr6, Class, 131_072> = LpmTrie::new();
+
+/// Classes of ports: TCP, UDP, SCTP one after the other.
+#[btf_map]
+pub(crate) static PORTS: Array<Class, { (PORT_PROTOCOLS * PORTS_PER_PROTOCOL) as usize }> = Array::new();
+
+/// (policy set, peer class) -> row.
+#[btf_map]
+pub(crate) static ROWS: Array<RowRef, 1_048_576> = Array::new();
+
+/// The rows: one bit for each port class.
+#[btf_map]
+pub(crate) static BITS: Array<u64, 262_144> = Array::new();
+
+/// TCP has an LRU of its own, so that a flood of datagrams evicts no connection.
+#[btf_map]
+pub(crate) static FLOWS_TCP: LruHashMap<FlowKey, Flow, 131_072> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static FLOWS_ANY: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+
+/// First fragments that were allowed, with the tick of the last one.
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64, 8192> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static COUNTS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();

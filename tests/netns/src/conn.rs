@@ -1,0 +1,111 @@
+//! Connections that live for a while, to see what a change of policy does to them.
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::netns::Netns;
+use crate::probe::{Outcome, any};
+
+/// A TCP connection to a pod's echo server. Packets that a policy drops are sent again by the kernel, so that a connection
+/// that is allowed again goes on.
+#[derive(Debug)]
+pub struct TcpConn {
+    stream: BufReader<TcpStream>,
+    sent: u64,
+    partial: Vec<u8>,
+}
+
+impl TcpConn {
+    /// Connects from inside `ns`.
+    pub fn open(ns: &Netns, to: SocketAddr, timeout: Duration) -> Result<Self> {
+        let stream = ns
+            .run(|| TcpStream::connect_timeout(&to, timeout))?
+            .with_context(|| format!("connecting from {} to {to}", ns.name()))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream), sent: 0, partial: Vec::new() })
+    }
+
+    /// Sends a line and waits for that very line to come back, past answers to earlier ones.
+    pub fn echo(&mut self, timeout: Duration) -> Outcome {
+        self.sent += 1;
+        let line = format!("{}\n", self.sent);
+        match self.exchange(line.as_bytes(), Instant::now() + timeout) {
+            Ok(()) => Outcome::Open,
+            Err(error) => Outcome::of_error(&error),
+        }
+    }
+
+    fn exchange(&mut self, line: &[u8], deadline: Instant) -> io::Result<()> {
+        self.stream.get_mut().write_all(line)?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.get_ref().set_read_timeout(Some(left))?;
+            if self.stream.read_until(b'\n', &mut self.partial)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let complete = self.partial.ends_with(b"\n");
+            let answered = self.partial == line;
+            if complete {
+                self.partial.clear();
+            }
+            if answered {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The local address, for tests that look for the flow.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        Ok(self.stream.get_ref().local_addr()?)
+    }
+}
+
+/// Datagrams from one port to a pod's echo server: one flow.
+#[derive(Debug)]
+pub struct UdpConn {
+    socket: UdpSocket,
+    sent: u64,
+}
+
+impl UdpConn {
+    /// Takes a port inside `ns`. Nothing is sent yet.
+    pub fn open(ns: &Netns, to: SocketAddr) -> Result<Self> {
+        let bind = || {
+            let socket = UdpSocket::bind((any(to.ip()), 0))?;
+            socket.connect(to)?;
+            Ok::<_, io::Error>(socket)
+        };
+        Ok(Self { socket: ns.run(bind)?.with_context(|| format!("UDP in {}", ns.name()))?, sent: 0 })
+    }
+
+    /// Sends a datagram and waits for that very one to come back.
+    pub fn echo(&mut self, timeout: Duration) -> Outcome {
+        self.sent += 1;
+        match self.exchange(&self.sent.to_be_bytes(), Instant::now() + timeout) {
+            Ok(()) => Outcome::Open,
+            Err(error) => Outcome::of_error(&error),
+        }
+    }
+
+    fn exchange(&self, datagram: &[u8], deadline: Instant) -> io::Result<()> {
+        self.socket.send(datagram)?;
+        let mut buffer = [0; 16];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            let length = self.socket.recv(&mut buffer)?;
+            if buffer.get(..length) == Some(datagram) {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Nodes and pods out of network namespaces, and probes between them.
+//!
+//! A [`World`] is a small cluster on one machine: each node is a network namespace with a bridge `cni0` and the
+//! VXLAN devices of flannel, each pod a namespace of its own whose `eth0` is a veth to that bridge. Nothing is
+//! faked between two pods: packets take the way that they take on a flannel node.
+//!
+//! Everything needs root. Nothing is skipped where it is missing: building a world fails and says why.
+
+mod agent;
+mod conn;
+mod explain;
+mod ip;
+mod manifests;
+mod matrix;
+mod netns;
+mod probe;
+mod process;
+mod server;
+mod spec;
+mod sys;
+mod topology;
+mod world;
+
+pub use agent::{Agent, AgentOptions};
+pub use conn::{TcpConn, UdpConn};
+pub use explain::{Explanation, Flow, Side, explain, explain_batch};
+pub use manifests::Manifests;
+pub use matrix::{Probe, Protocol, probe_all};
+pub use netns::Netns;
+pub use probe::{
+    ALLOW_TIMEOUT, CommandProbe, DENY_TIMEOUT, Outcome, http_get, ping, ping_command, sctp_connect,
+    sctp_supported, tcp_connect, udp_exchange,
+};
+pub use process::Process;
+pub use server::Server;
+pub use spec::{ContainerPort, NodeSpec, PodSpec, WorldBuilder};
+pub use sys::{catch_interrupts, interrupted};
+pub use world::{Node, Outside, Pod, World};

@@ -1,0 +1,239 @@
+//! The file format as it is written.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::networking::v1::NetworkPolicySpec;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::model::Labels;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CasesFile {
+    pub version: u32,
+    pub worlds: BTreeMap<String, World>,
+    pub cases: Vec<Case>,
+}
+
+/// What exists before the first step. Pods are keyed `ns/name`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct World {
+    pub namespaces: BTreeMap<String, Labels>,
+    pub nodes: BTreeMap<String, WorldNode>,
+    pub pods: BTreeMap<String, WorldPod>,
+    #[serde(default)]
+    pub serve: Serve,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldNode {
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
+}
+
+/// A pod, or in a `pod` action the fields of it to set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldPod {
+    pub labels: Option<Labels>,
+    pub node: Option<String>,
+    pub ips: Option<Vec<IpAddr>>,
+    #[serde(rename = "hostNetwork")]
+    pub host_network: Option<bool>,
+    pub ports: Option<Vec<Served>>,
+    pub phase: Option<String>,
+}
+
+/// The ports on which every pod listens that has no list of its own; they are its container ports as well.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    #[serde(default)]
+    pub pods: Vec<Served>,
+    #[serde(default, rename = "hostNetwork")]
+    pub host_network: Vec<Served>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Served {
+    /// Empty: unnamed.
+    #[serde(default)]
+    pub name: String,
+    #[serde(alias = "protocol")]
+    pub proto: String,
+    #[serde(alias = "containerPort")]
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    pub id: String,
+    pub suite: String,
+    pub title: String,
+    #[serde(default)]
+    pub src: String,
+    pub world: String,
+    /// Just these pods of the world exist.
+    pub only_pods: Option<Vec<String>>,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    #[serde(default, rename = "do")]
+    pub actions: Vec<Action>,
+    #[serde(default)]
+    pub grids: Vec<Grid>,
+    #[serde(default)]
+    pub probes: Vec<Probe>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grid {
+    pub pp: Vec<String>,
+    pub grid: String,
+    pub pods: Option<Vec<String>>,
+    pub via: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Probe {
+    pub from: String,
+    pub to: String,
+    pub pp: String,
+    pub want: String,
+    pub oracle: Option<bool>,
+    pub kind: Option<String>,
+    pub via: Option<String>,
+    pub src_ip: Option<IpAddr>,
+    /// What the format's description does not name; such a probe may mean more than its known fields say.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Value")]
+pub enum Action {
+    Policy {
+        ns: String,
+        name: String,
+        spec: NetworkPolicySpec,
+    },
+    DeletePolicy {
+        ns: String,
+        name: String,
+    },
+    ClusterPolicy {
+        name: String,
+        spec: Value,
+    },
+    DeleteClusterPolicy {
+        name: String,
+    },
+    Namespace {
+        name: String,
+        labels: Labels,
+    },
+    DeleteNamespace {
+        name: String,
+    },
+    Pod {
+        ns: String,
+        name: String,
+        set: WorldPod,
+    },
+    DeletePod {
+        ns: String,
+        name: String,
+    },
+    Node {
+        name: String,
+        labels: Labels,
+    },
+    /// restart_agent, open, note: an instruction in words.
+    Words {
+        verb: String,
+        text: Value,
+    },
+}
+
+impl CasesFile {
+    pub fn read(path: &Path) -> Result<CasesFile> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        CasesFile::parse(&text).with_context(|| format!("parsing {}", path.display()))
+    }
+
+    pub fn parse(text: &str) -> Result<CasesFile> {
+        // Actions are read untyped first, and there a namespace called `y` must not become `true`.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        Ok(serde_saphyr::from_str_with_options(text, options)?)
+    }
+}
+
+/// An action is a map of one verb to its object, or a bare verb.
+impl TryFrom<Value> for Action {
+    type Error = String;
+
+    fn try_from(action: Value) -> Result<Action, String> {
+        let (verb, body) = match action {
+            Value::String(verb) => (verb, Value::Null),
+            Value::Object(fields) if fields.len() == 1 => {
+                fields.into_iter().next().ok_or("an empty action")?
+            }
+            other => return Err(format!("an action is one verb with its object, not {other}")),
+        };
+        read_action(&verb, body).map_err(|error| format!("action {verb}: {error:#}"))
+    }
+}
+
+fn read_action(verb: &str, body: Value) -> Result<Action> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Named {
+        ns: Option<String>,
+        name: String,
+        labels: Option<Labels>,
+        spec: Option<Value>,
+    }
+    if matches!(verb, "restart_agent" | "open" | "note") {
+        return Ok(Action::Words { verb: verb.to_owned(), text: body });
+    }
+    if verb == "pod" {
+        let Value::Object(mut fields) = body else {
+            bail!("wants a map");
+        };
+        let ns = serde_json::from_value(fields.remove("ns").context("no ns")?)?;
+        let name = serde_json::from_value(fields.remove("name").context("no name")?)?;
+        return Ok(Action::Pod { ns, name, set: serde_json::from_value(Value::Object(fields))? });
+    }
+    let Named { ns, name, labels, spec } = serde_json::from_value(body)?;
+    Ok(match verb {
+        "np" => Action::Policy {
+            ns: ns.context("no ns")?,
+            name,
+            spec: serde_json::from_value(spec.context("no spec")?)?,
+        },
+        "del_np" => Action::DeletePolicy { ns: ns.context("no ns")?, name },
+        "cnp" => Action::ClusterPolicy { name, spec: spec.context("no spec")? },
+        "del_cnp" => Action::DeleteClusterPolicy { name },
+        "ns" => Action::Namespace { name, labels: labels.unwrap_or_default() },
+        "del_ns" => Action::DeleteNamespace { name },
+        "del_pod" => Action::DeletePod { ns: ns.context("no ns")?, name },
+        "node" => Action::Node { name, labels: labels.unwrap_or_default() },
+        _ => bail!("unknown"),
+    })
+}

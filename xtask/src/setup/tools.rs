@@ -1,0 +1,140 @@
+//! The programs that building, testing and linting call, and how to see whether they are there.
+
+use std::path::PathBuf;
+
+use crate::setup::Scope;
+use crate::step;
+use crate::version::Version;
+use crate::workspace::{Workspace, which};
+
+/// One way to get something by apt: all these packages, the first at least as new as asked.
+pub(crate) type PackageSet = &'static [&'static str];
+
+/// A program that a distribution's package brings.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    pub(crate) program: &'static str,
+    /// Arguments that only make it say its version.
+    version_args: &'static [&'static str],
+    pub(crate) purpose: &'static str,
+    /// Alternatives, best first.
+    pub(crate) packages: &'static [PackageSet],
+    scope: fn(Scope) -> bool,
+}
+
+const BUILD: fn(Scope) -> bool = |_| true;
+const RUN: fn(Scope) -> bool = |scope| scope.run;
+
+/// Debian's names; others find the programs in packages of similar names.
+pub(crate) const TOOLS: &[Tool] = &[
+    Tool {
+        program: "cc",
+        version_args: &["--version"],
+        purpose: "links what Rust builds",
+        packages: &[&["gcc", "libc6-dev"]],
+        scope: BUILD,
+    },
+    Tool {
+        program: "ip",
+        version_args: &["-V"],
+        purpose: "makes the pods of the demo and of the tests",
+        packages: &[&["iproute2"]],
+        scope: RUN,
+    },
+    Tool {
+        program: "tc",
+        version_args: &["-V"],
+        purpose: "shows what hangs on an interface",
+        packages: &[&["iproute2"]],
+        scope: RUN,
+    },
+    Tool {
+        program: "nsenter",
+        version_args: &["-V"],
+        purpose: "runs probes inside pods",
+        packages: &[&["util-linux"]],
+        scope: RUN,
+    },
+    Tool {
+        program: "ping",
+        version_args: &["-V"],
+        purpose: "a probe",
+        packages: &[&["iputils-ping"]],
+        scope: RUN,
+    },
+    Tool { program: "curl", version_args: &["-V"], purpose: "a probe", packages: &[&["curl"]], scope: RUN },
+    Tool {
+        program: "bpftool",
+        version_args: &["version"],
+        purpose: "shows what is in the kernel",
+        // Ubuntu ships it with the kernel's tools.
+        packages: &[&["bpftool"], &["linux-tools-common", "linux-tools-generic"]],
+        scope: RUN,
+    },
+];
+
+/// Debian's compilers with their library source, best first.
+pub(crate) const RUSTC_PACKAGES: &[PackageSet] = &[&["rustc-web", "rust-web-src"], &["rustc", "rust-src"]];
+
+/// cargo-deny's crate.
+pub(crate) const DENY: &str = "cargo-deny";
+
+/// The parts of the Rust toolchain that lint needs, as cargo subcommand and rustup component.
+pub(crate) const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
+
+impl Tool {
+    pub(crate) fn in_scope(&self, scope: Scope) -> bool {
+        (self.scope)(scope)
+    }
+
+    /// Where it is, if it also runs: Ubuntu's bpftool is a script that fails where the kernel has no tools package.
+    pub(crate) fn find(&self, workspace: &Workspace) -> Option<PathBuf> {
+        let path = which(self.program)?;
+        step::output(workspace.command(&path).args(self.version_args))?;
+        Some(path)
+    }
+}
+
+/// Whether a cargo subcommand answers.
+pub(crate) fn cargo_has(workspace: &Workspace, subcommand: &str) -> Option<String> {
+    let answer = step::output(workspace.cargo().args([subcommand, "--version"]))?;
+    Some(answer.trim().to_owned())
+}
+
+/// Whether a package version, if any is named, is new enough.
+pub(crate) fn new_enough(candidate: &str, oldest: Option<Version>) -> bool {
+    match (oldest, candidate.parse::<Version>()) {
+        (None, _) => true,
+        (Some(oldest), Ok(version)) => version >= oldest,
+        (Some(_), Err(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_says_what_it_is_for_and_where_it_comes_from() {
+        for tool in TOOLS {
+            assert!(!tool.purpose.is_empty() && !tool.packages.is_empty(), "{}", tool.program);
+            assert!(tool.packages.iter().all(|set| !set.is_empty()), "{}", tool.program);
+        }
+    }
+
+    #[test]
+    fn building_needs_no_probes() {
+        let build = Scope { run: false, lint: false };
+        assert!(TOOLS.iter().any(|tool| tool.in_scope(build)));
+        assert!(TOOLS.iter().any(|tool| !tool.in_scope(build)));
+    }
+
+    #[test]
+    fn package_versions_are_compared() {
+        let oldest = "1.89".parse().ok();
+        assert!(new_enough("1.96.0+dfsg1-1~deb12u2", oldest));
+        assert!(!new_enough("1.63.0+dfsg1-2", oldest));
+        assert!(!new_enough("(none)", oldest));
+        assert!(new_enough("1:22.1.8-1", None));
+    }
+}

@@ -1,0 +1,40 @@
+//! `cargo xtask test`: every test of the workspace, those that need the kernel included.
+
+use anyhow::Result;
+
+use crate::agent_build::{self, OBJECT_VARIABLE};
+use crate::bpf_build;
+use crate::root;
+use crate::setup::Scope;
+use crate::step;
+use crate::workspace::Workspace;
+
+/// What to test.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Few random cases in each property test: for the work in between, not before a commit
+    #[arg(long)]
+    quick: bool,
+    /// Only the tests whose path contains this
+    #[arg(value_name = "NAME-FILTER")]
+    filter: Option<String>,
+}
+
+/// Builds and runs them.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    root::authorise("the tests make network namespaces and load BPF programs")?;
+    agent_build::all(workspace, Scope::RUN, bpf_build::Options::default())?;
+    let mut command = workspace.cargo();
+    command
+        .args(["test", "--no-fail-fast"])
+        .args(options.filter.as_slice())
+        .env(OBJECT_VARIABLE, workspace.bpf_object())
+        .env("SLUICE_AGENT", workspace.agent())
+        // A kernel test that can't run is a failure here, not a skip that nobody sees.
+        .env("SLUICE_REQUIRE_KERNEL", "1");
+    if options.quick {
+        command.env("PROPTEST_CASES", "16").env("SLUICE_TEST_QUICK", "1");
+    }
+    root::run_tests_as_root(&mut command);
+    step::stream("testing", &mut command)
+}
