@@ -2,5 +2,7 @@
 
 pub mod compile;
 pub mod datapath;
+pub mod explain;
+pub mod endpoints;
 pub mod model;
 pub mod plan;

@@ -110,7 +110,9 @@ impl<T: Tables> Judge<'_, T> {
             if ip.protocol != protocol::TCP
                 || ip.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0
             {
-                self.track_allowed(remote);
+                // Used, so that the compiler keeps the result: the verifier rejects a BPF function that leaves
+                // whatever it had in its result register.
+                core::hint::black_box(self.track_allowed(remote));
             }
             return Verdict::Pass(reason);
         }
@@ -128,9 +130,9 @@ impl<T: Tables> Judge<'_, T> {
         }
     }
 
-    /// Remembers who opened the flow.
+    /// Remembers who opened the flow; returns whether it was known before.
     #[inline(never)]
-    fn track_allowed(&self, remote: &Addr6) {
+    fn track_allowed(&self, remote: &Addr6) -> bool {
         let ip = self.ip;
         let ingress = self.arrival.direction == Direction::Ingress;
         let opener = match (ingress, self.arrival.from_node) {
@@ -156,6 +158,7 @@ impl<T: Tables> Judge<'_, T> {
         if !known && opens {
             self.tables.put_flow(&key, &conntrack::opened(opener, now));
         }
+        known
     }
 
     /// Denied by its own direction, a packet passes only as an answer on a live flow that the other side opened, and

@@ -57,6 +57,7 @@ pub enum Transport {
 
 /// What a verdict needs of one IP packet. Flat, and filled in place: BPF has 512 bytes of stack for everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Ip {
     /// IPv4 addresses stand in the first four bytes.
     pub src: Addr6,

@@ -52,14 +52,18 @@ fn judge(ctx: &TcContext, direction: Direction) -> i32 {
         direction,
         from_node: direction == Direction::Ingress && packet.ingress_ifindex() == 0,
     };
-    let mut ip = Ip::EMPTY;
-    let verdict = decide(&packet, &BpfTables, &arrival, &mut ip);
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_SHOT };
+    // SAFETY: the verifier has seen the null check, and nothing else runs on this CPU's slot meanwhile.
+    let ip = unsafe { &mut *scratch };
+    *ip = Ip::EMPTY;
+    let verdict = decide(&packet, &BpfTables, &arrival, ip);
     report::count(&packet, direction, verdict);
     match verdict {
         // An allowed packet goes on to whatever else hangs on the hook: we only ever drop.
         Verdict::Pass(_) => TC_ACT_UNSPEC,
         Verdict::Drop(reason) => {
-            report::dropped(ctx, &packet, &arrival, reason, &ip);
+            // As for `track_allowed` in decide.rs: a BPF function's result must be used.
+            core::hint::black_box(report::dropped(ctx, &packet, &arrival, reason, ip));
             TC_ACT_SHOT
         }
     }

@@ -2,6 +2,7 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
+use policy_common::parse::Ip;
 use policy_common::maps::{
     Addr4, Addr6, COUNTERS, Class, Counter, Endpoint, Event, EventBudget, Flow, FlowKey, FragmentKey,
     IFINDEX_DIRECT, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef,
@@ -63,6 +64,12 @@ pub(crate) static COUNTS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuAr
 
 #[btf_map]
 pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// The packet at hand, parsed. In a map rather than on the stack, because the verifier follows every constant on the
+/// stack and would check the decision once for each way through the parser (500,000 instructions instead of a few
+/// thousand). A classifier runs to its end on its CPU with softirqs off, so that one slot is enough.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Ip, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();

@@ -23,7 +23,7 @@ pub(crate) fn count(packet: &Skb<'_>, direction: Direction, verdict: Verdict) {
     }
 }
 
-/// Not inlined: the sampling is off the hot path, and its stack must not add to the decision's.
+/// Returns whether an event was sent. Not inlined: it is off the hot path, and its stack must not add to the decision's.
 #[inline(never)]
 pub(crate) fn dropped(
     ctx: &TcContext,
@@ -31,15 +31,15 @@ pub(crate) fn dropped(
     arrival: &Arrival,
     reason: DropReason,
     ip: &Ip,
-) {
+) -> bool {
     #[cfg(feature = "log")]
     aya_log_ebpf::info!(ctx, "drop if {} reason {}", arrival.ifindex, reason as u8);
     #[cfg(not(feature = "log"))]
     let _ = ctx;
     if !within_budget() {
-        return;
+        return false;
     }
-    let Some(mut entry) = maps::EVENTS.reserve(0) else { return };
+    let Some(mut entry) = maps::EVENTS.reserve(0) else { return false };
     entry.write(Event {
         src: ip.src,
         dst: ip.dst,
@@ -53,6 +53,7 @@ pub(crate) fn dropped(
         direction: arrival.direction as u8,
     });
     entry.submit(0);
+    true
 }
 
 /// A flood of drops must not become a flood of events.

@@ -160,11 +160,9 @@ impl Compiled {
     }
 
     fn add_rule(&self, rule: &SetRule, terms: &BTreeSet<Term>, row: &mut Row) {
-        let matches = match rule.peers {
-            PeerRef::Any => true,
-            PeerRef::Group(group) => terms.contains(&Term::Group(group)),
-        };
-        if !matches {
+        if let PeerRef::Group(group) = rule.peers
+            && !terms.contains(&Term::Group(group))
+        {
             return;
         }
         match &rule.ports {
@@ -197,6 +195,17 @@ impl Compiled {
                     .filter_map(|id| self.port_sets.get(*id as usize))
                     .any(|set| set.contains(protocol, number))
             })
+    }
+
+    /// Whether a rule's peers contain addresses with this signature, whatever the ports.
+    pub fn rule_names_peer(&self, rule: &SetRule, signature: SignatureId) -> bool {
+        match rule.peers {
+            PeerRef::Any => true,
+            PeerRef::Group(group) => self
+                .signatures
+                .get(signature as usize)
+                .is_some_and(|terms| terms.contains(&Term::Group(group))),
+        }
     }
 
     /// The class that the tables give an address: its own, else its longest prefix's.

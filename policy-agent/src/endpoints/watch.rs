@@ -1,0 +1,117 @@
+//! When to look again.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{Socket, SocketAddr};
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
+
+use super::directory::DirectoryWatch;
+use super::ready::readiness;
+
+/// A pod comes with a dozen events within a few milliseconds.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// What doesn't work is tried again, but not in a circle.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+/// A flood of events must not keep the watch reading: what it leaves is the next change.
+const MOST_READS: usize = 1024;
+
+/// Tells when links or addresses have changed, here or in a namespace that a link of ours leads to, or when a named
+/// namespace has come or gone.
+///
+/// A change that comes before the first [`changed`](Self::changed) is kept: make the watch, scan, and wait then.
+///
+/// Other namespaces' addresses are told only where the agent has CAP_NET_BROADCAST. Without, and for namespaces that have no
+/// name, an address that is added to a pod later makes itself known by nothing: look again now and then while a pod is
+/// not found.
+#[derive(Debug)]
+pub struct LinkWatch {
+    socket: Socket,
+    ready: AsyncFd<OwnedFd>,
+    directory: DirectoryWatch,
+    /// A change that has been seen and not been told yet.
+    due: Option<Instant>,
+}
+
+impl LinkWatch {
+    /// Begins to watch the calling thread's namespace and `netns_dir`, which may not exist yet. To be called within a tokio
+    /// runtime that has IO and time enabled.
+    pub fn new(netns_dir: impl Into<PathBuf>) -> io::Result<Self> {
+        // tokio panics without.
+        Handle::try_current().map_err(io::Error::other)?;
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        if let Err(error) = socket.set_listen_all_namespaces(true) {
+            tracing::info!(%error, "addresses added inside pods are not announced");
+        }
+        for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
+            socket.add_membership(group)?;
+        }
+        Ok(Self {
+            ready: readiness(&socket)?,
+            socket,
+            directory: DirectoryWatch::new(netns_dir.into())?,
+            due: None,
+        })
+    }
+
+    /// Waits for a change, and 20 ms more for those that come with it. Nothing is lost when it is dropped before it is done.
+    pub async fn changed(&mut self) {
+        let due = match self.due {
+            Some(due) => due,
+            None => {
+                let seen = tokio::select! {
+                    seen = links_changed(&self.socket, &self.ready) => seen,
+                    seen = self.directory.changed() => seen,
+                };
+                let delay = match seen {
+                    Ok(()) => DEBOUNCE,
+                    Err(error) => {
+                        tracing::warn!(%error, "watching for network interfaces");
+                        AFTER_ERROR
+                    }
+                };
+                *self.due.insert(Instant::now() + delay)
+            }
+        };
+        sleep_until(due).await;
+        // Errors stay for the next call to find.
+        let _ = drain(&self.socket);
+        let _ = self.directory.drain();
+        self.due = None;
+    }
+}
+
+async fn links_changed(socket: &Socket, ready: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    loop {
+        if let Ok(read) = ready.readable().await?.try_io(|_| drain(socket)) {
+            return read;
+        }
+    }
+}
+
+/// Reads what has come; `WouldBlock` where nothing has.
+fn drain(socket: &Socket) -> io::Result<()> {
+    // That something came is all there is to know: the rest of each message is dropped.
+    let mut buffer = Vec::with_capacity(64);
+    let mut read = 0;
+    while read < MOST_READS {
+        buffer.clear();
+        match socket.recv(&mut buffer, 0) {
+            Ok(_) => {}
+            // Events were lost: a change, whatever they were.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && read > 0 => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        read += 1;
+    }
+    Ok(())
+}

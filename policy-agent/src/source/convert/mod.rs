@@ -1,0 +1,105 @@
+//! Typed Kubernetes objects to the model: the API server's validation and defaulting, which a folder of files never met.
+//!
+//! Every function tells all that is wrong with an object. Where the objects come from doesn't matter here.
+
+mod cidr;
+mod names;
+mod pod;
+mod policy;
+mod selector;
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::fault::{Fault, Faults, Field};
+use crate::model::{Labels, ObjectName};
+
+pub use cidr::parse_cidr;
+pub use names::{is_dns_label, is_dns_subdomain};
+pub use pod::pod;
+pub use policy::policy;
+pub use selector::selector;
+
+/// Where an object is that names no namespace.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// A namespace's name and labels.
+pub fn namespace(typed: &core::Namespace) -> Result<(String, Labels), Vec<Fault>> {
+    let mut faults = Faults::default();
+    let metadata = Field::Root.key("metadata");
+    let name = required_name(&typed.metadata, names::dns_label, &metadata, &mut faults);
+    let labels = labels(&typed.metadata, &metadata, &mut faults);
+    faults.result((name, labels))
+}
+
+/// A node's name and addresses.
+pub fn node(typed: &core::Node) -> Result<(String, Vec<IpAddr>), Vec<Fault>> {
+    let mut faults = Faults::default();
+    let name =
+        required_name(&typed.metadata, names::dns_subdomain, &Field::Root.key("metadata"), &mut faults);
+    let status = Field::Root.key("status");
+    let at = status.key("addresses");
+    let listed = typed.status.iter().filter_map(|s| s.addresses.as_ref()).flatten();
+    let mut addresses = Vec::new();
+    for (place, entry) in listed.enumerate() {
+        if !matches!(entry.type_.as_str(), "InternalIP" | "ExternalIP") {
+            continue;
+        }
+        match parse_address(&entry.address) {
+            Some(address) => addresses.push(address),
+            None => faults.add(&at.index(place).key("address"), &entry.address, NOT_AN_ADDRESS),
+        }
+    }
+    faults.result((name, addresses))
+}
+
+const NOT_AN_ADDRESS: &str = "must be an IP address";
+
+/// An IPv4 address written as IPv6 is an IPv4 address, as for the API server.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+type Check = fn(&str) -> Result<(), &'static str>;
+
+fn required_name(metadata: &ObjectMeta, check: Check, at: &Field<'_>, faults: &mut Faults) -> String {
+    let at = at.key("name");
+    match metadata.name.as_deref() {
+        None | Some("") => faults.add_missing(&at, "is required"),
+        Some(name) => {
+            if let Err(message) = check(name) {
+                faults.add(&at, name, message);
+            }
+        }
+    }
+    metadata.name.clone().unwrap_or_default()
+}
+
+fn object_name(metadata: &ObjectMeta, at: &Field<'_>, faults: &mut Faults) -> ObjectName {
+    let name = required_name(metadata, names::dns_subdomain, at, faults);
+    let namespace = metadata.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(DEFAULT_NAMESPACE);
+    if let Err(message) = names::dns_label(namespace) {
+        faults.add(&at.key("namespace"), namespace, message);
+    }
+    ObjectName::new(namespace, name)
+}
+
+fn labels(metadata: &ObjectMeta, at: &Field<'_>, faults: &mut Faults) -> Labels {
+    let at = at.key("labels");
+    let labels = metadata.labels.clone().unwrap_or_default();
+    check_labels(&labels, &at, faults);
+    labels
+}
+
+fn check_labels(labels: &Labels, at: &Field<'_>, faults: &mut Faults) {
+    for (key, value) in labels {
+        if let Err(message) = names::label_key(key) {
+            faults.add(at, key, message);
+        }
+        if let Err(message) = names::label_value(value) {
+            faults.add(&at.key(key), value, message);
+        }
+    }
+}

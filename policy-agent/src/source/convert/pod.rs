@@ -1,0 +1,90 @@
+//! Pods: what policies need of them.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+
+use super::super::fault::{Fault, Faults, Field};
+use super::policy::{parse_protocol, port_number};
+use super::{NOT_AN_ADDRESS, labels, names, object_name, parse_address};
+use crate::model::{ContainerPort, Pod};
+
+pub fn pod(typed: &core::Pod) -> Result<Pod, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let metadata = Field::Root.key("metadata");
+    let id = object_name(&typed.metadata, &metadata, &mut faults);
+    let labels = labels(&typed.metadata, &metadata, &mut faults);
+    let addresses = typed.status.as_ref().map(|s| addresses(s, &mut faults)).unwrap_or_default();
+    let spec = typed.spec.as_ref();
+    let pod = Pod {
+        id,
+        uid: typed.metadata.uid.clone().unwrap_or_default(),
+        labels,
+        node: spec.and_then(|s| s.node_name.clone()).filter(|name| !name.is_empty()),
+        addresses,
+        host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
+        finished: is_finished(typed),
+        ports: spec.map(|s| ports(s, &mut faults)).unwrap_or_default(),
+    };
+    faults.result(pod)
+}
+
+/// Row 44. A terminating pod is not finished (row 43).
+fn is_finished(pod: &core::Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Row 57: every entry of podIPs, one of each family.
+fn addresses(status: &core::PodStatus, faults: &mut Faults) -> Vec<IpAddr> {
+    let at = Field::Root.key("status");
+    let list = at.key("podIPs");
+    let (single, ip) = (at.key("podIP"), "ip");
+    let mut found: Vec<IpAddr> = Vec::new();
+    let mut take = |text: &str, at: &Field<'_>| match parse_address(text) {
+        None => faults.add(at, text, NOT_AN_ADDRESS),
+        Some(address) if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) => {
+            faults.add(at, text, "must be the only address of its family");
+        }
+        Some(address) => found.push(address),
+    };
+    match status.pod_ips.as_deref() {
+        None | Some([]) => {
+            if let Some(text) = status.pod_ip.as_deref().filter(|text| !text.is_empty()) {
+                take(text, &single);
+            }
+        }
+        Some(entries) => {
+            for (i, entry) in entries.iter().enumerate() {
+                take(&entry.ip, &list.index(i).key(ip));
+            }
+        }
+    }
+    found
+}
+
+/// Row 27: init containers too, since those that restart serve as long as the others.
+fn ports(spec: &core::PodSpec, faults: &mut Faults) -> Vec<ContainerPort> {
+    let at = Field::Root.key("spec");
+    let (containers, init_containers) = (at.key("containers"), at.key("initContainers"));
+    let all = (spec.containers.iter().enumerate().map(|(i, c)| (containers.index(i), c)))
+        .chain(spec.init_containers.iter().flatten().enumerate().map(|(i, c)| (init_containers.index(i), c)));
+    let mut ports = Vec::new();
+    for (container_at, container) in all {
+        let list = container_at.key("ports");
+        for (i, port) in container.ports.iter().flatten().enumerate() {
+            let at = list.index(i);
+            let name = port.name.clone().filter(|name| !name.is_empty());
+            if let Some(Err(message)) = name.as_deref().map(names::port_name) {
+                faults.add(&at.key("name"), &name, message);
+            }
+            let protocol = port.protocol.as_deref().filter(|name| !name.is_empty());
+            let protocol = parse_protocol(protocol, &at.key("protocol"), faults);
+            let number = port_number(port.container_port, &at.key("containerPort"), faults);
+            if let (Some(protocol), Some(port)) = (protocol, number) {
+                ports.push(ContainerPort { name, protocol, port });
+            }
+        }
+    }
+    ports
+}

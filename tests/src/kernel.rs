@@ -1,0 +1,56 @@
+//! The loaded programs under `BPF_PROG_TEST_RUN`: a frame and its arrival in, a verdict and nanoseconds out.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use aya::programs::{TestRun as _, TestRunOptions};
+use policy_agent::datapath::bpf::BpfDatapath;
+use policy_common::{Arrival, Direction};
+
+/// Size and offsets of `struct __sk_buff` (include/uapi/linux/bpf.h), as far as the kernel takes them from a test.
+const SK_BUFF: usize = 192;
+const INGRESS_IFINDEX: usize = 36;
+const IFINDEX: usize = 40;
+
+/// `TC_ACT_UNSPEC`, which goes on to the next program.
+const UNSPEC: u32 = u32::MAX;
+const SHOT: u32 = 2;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub passed: bool,
+    /// Of one run, averaged over `repeat`.
+    pub duration: Duration,
+}
+
+/// Runs the program of the arrival's direction on one frame, `repeat` times. The interface must exist in the caller's
+/// network namespace.
+pub fn run(datapath: &mut BpfDatapath, arrival: &Arrival, frame: &[u8], repeat: u32) -> anyhow::Result<Run> {
+    let name = match arrival.direction {
+        Direction::Egress => "from_pod",
+        Direction::Ingress => "to_pod",
+    };
+    run_program(datapath, name, arrival, frame, repeat)
+}
+
+pub fn run_program(
+    datapath: &mut BpfDatapath,
+    name: &'static str,
+    arrival: &Arrival,
+    frame: &[u8],
+    repeat: u32,
+) -> anyhow::Result<Run> {
+    let mut context = [0; SK_BUFF];
+    let came_from: u32 = if arrival.from_node { 0 } else { 1 };
+    context[INGRESS_IFINDEX..][..4].copy_from_slice(&came_from.to_ne_bytes());
+    context[IFINDEX..][..4].copy_from_slice(&arrival.ifindex.to_ne_bytes());
+    let options =
+        TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), repeat, ..TestRunOptions::new() };
+    let result = datapath.program(name)?.test_run(options).context("BPF_PROG_TEST_RUN")?;
+    let passed = match result.return_value {
+        UNSPEC => true,
+        SHOT => false,
+        other => anyhow::bail!("{name} returned {other}"),
+    };
+    Ok(Run { passed, duration: result.duration })
+}
