@@ -1,8 +1,10 @@
 //! Sluice's agent: sources -> state -> compiler -> plan -> datapath (DESIGN section 2).
 
+pub mod agent;
 pub mod compile;
 pub mod datapath;
-pub mod explain;
 pub mod endpoints;
+pub mod explain;
 pub mod model;
 pub mod plan;
+pub mod source;

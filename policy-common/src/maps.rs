@@ -197,3 +197,13 @@ pub struct EventBudget {
     pub sent: u32,
     pub suppressed: u32,
 }
+
+/// For the bench: the remote addresses that take turns are `first + n * step`, host byte order, `n` below `count`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Rotation {
+    pub first: u32,
+    pub step: u32,
+    pub count: u32,
+    pub zero: u32,
+}

@@ -6,6 +6,8 @@
     reason = "this crate is the kernel boundary: map values are raw pointers that only the verifier proves valid"
 )]
 
+#[cfg(feature = "bench")]
+mod bench;
 mod maps;
 mod report;
 mod skb;

@@ -1,3 +1,5 @@
 //! What the integration tests share.
 
+pub mod cluster;
 pub mod kernel;
+pub mod namespace;

@@ -146,7 +146,8 @@ impl Tables for Memory {
     }
 
     fn sets(&self, slot: u32) -> Option<Sets> {
-        self.sets.get(&slot).copied()
+        // An array: what was never written is zero.
+        Some(self.sets.get(&slot).copied().unwrap_or_default())
     }
 
     fn class_of_v4(&self, address: &Addr4) -> u32 {

@@ -15,8 +15,8 @@ use super::{Cache, Interface, Scan, ScanError};
 
 /// Looks into all network namespaces once.
 ///
-/// Blocks, for a millisecond or so per ten pods. The work is done on a thread of its own, the only one that leaves the caller's
-/// namespace: which namespace is "here" is decided by the calling thread.
+/// Blocks, for well below a tenth of a millisecond a namespace. The work is done on a thread of its own, the only one that
+/// leaves the caller's namespace: which namespace is "here" is decided by the calling thread.
 pub fn scan(cache: &mut Cache) -> Result<Scan, ScanError> {
     thread::scope(|scope| {
         let worker = thread::Builder::new()

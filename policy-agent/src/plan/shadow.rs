@@ -21,7 +21,16 @@ pub(super) struct Shadow {
     sets: HashMap<u32, Sets>,
     pub(super) slots: BTreeMap<u32, u32>,
     ops: Vec<Op>,
-    undo: Vec<Op>,
+    undo: Vec<Undo>,
+}
+
+/// How to take one write back.
+#[derive(Debug)]
+enum Undo {
+    Write(Op),
+    /// The slot was never written before.
+    ForgetEndpoint(u32),
+    Nothing,
 }
 
 impl Shadow {
@@ -67,8 +76,8 @@ impl Shadow {
     /// Adds an operation to the plan unless the table already holds what it would write.
     pub(super) fn emit(&mut self, op: Op) {
         let undo = self.write(&op);
-        if undo.as_ref() != Some(&op) {
-            self.undo.push(undo.unwrap_or(Op::Barrier));
+        if !matches!(&undo, Undo::Write(before) if *before == op) {
+            self.undo.push(undo);
             self.ops.push(op);
         }
     }
@@ -80,8 +89,16 @@ impl Shadow {
     /// The plan's operations from `from` on were not applied.
     pub(super) fn roll_back(&mut self, from: usize) {
         let undo = std::mem::take(&mut self.undo);
-        for op in undo.into_iter().skip(from).rev() {
-            self.write(&op);
+        for undo in undo.into_iter().skip(from).rev() {
+            match undo {
+                Undo::Write(op) => {
+                    self.write(&op);
+                }
+                Undo::ForgetEndpoint(slot) => {
+                    self.endpoints.remove(&slot);
+                }
+                Undo::Nothing => {}
+            }
         }
         self.ops.clear();
     }
@@ -90,9 +107,8 @@ impl Shadow {
         self.undo.clear();
     }
 
-    /// Writes, and returns the operation that would take it back; `None` for a barrier.
-    fn write(&mut self, op: &Op) -> Option<Op> {
-        Some(match *op {
+    fn write(&mut self, op: &Op) -> Undo {
+        Undo::Write(match *op {
             Op::Word { index, value } => {
                 let old = self.words.get_mut(index as usize).map(|w| std::mem::replace(w, value));
                 Op::Word { index, value: old.unwrap_or(0) }
@@ -110,14 +126,13 @@ impl Shadow {
             Op::Cidr { net, class } => Op::Cidr { net, class: replace(&mut self.cidrs, net, class) },
             Op::Endpoint { slot, endpoint } => match self.endpoints.insert(slot, endpoint) {
                 Some(old) => Op::Endpoint { slot, endpoint: old },
-                // A slot that was never written is written again when it is used again.
-                None => return None,
+                None => return Undo::ForgetEndpoint(slot),
             },
             Op::Sets { slot, sets } => {
                 Op::Sets { slot, sets: self.sets.insert(slot, sets).unwrap_or_default() }
             }
             Op::Slot { ifindex, slot } => Op::Slot { ifindex, slot: replace(&mut self.slots, ifindex, slot) },
-            Op::Barrier => return None,
+            Op::Barrier => return Undo::Nothing,
         })
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::fault::{Problem, printable};
 use super::json::{Duplicates, Fill, Unique};
-use super::yaml::{self, Rest};
+use super::yaml;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {

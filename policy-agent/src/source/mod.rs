@@ -3,14 +3,17 @@
 //! text -> documents (`document`) -> JSON values -> typed objects (`typed`) -> the model (`convert`) -> what is enforced
 //! (`store`). Everything but reading and watching is pure.
 
+mod addresses;
 mod closed;
 pub mod convert;
 mod document;
 mod fault;
+mod interpret;
 mod json;
 mod object;
 mod read;
 mod settle;
+mod sort;
 mod stamp;
 mod store;
 mod typed;

@@ -56,7 +56,10 @@ enum Step {
     Index(usize),
 }
 
-fn read<T: DeserializeOwned>(value: &Value, strangers: &mut Vec<Vec<Step>>) -> Result<T, (Vec<Step>, String)> {
+fn read<T: DeserializeOwned>(
+    value: &Value,
+    strangers: &mut Vec<Vec<Step>>,
+) -> Result<T, (Vec<Step>, String)> {
     let mut track = Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
     let result = serde_ignored::deserialize(tracked, |path| {
@@ -79,7 +82,9 @@ fn ignored_steps(path: &serde_ignored::Path<'_>, steps: &mut Vec<Step>) {
             ignored_steps(parent, steps);
             steps.push(Step::Key(key.clone()));
         }
-        Some { parent } | NewtypeStruct { parent } | NewtypeVariant { parent } => ignored_steps(parent, steps),
+        Some { parent } | NewtypeStruct { parent } | NewtypeVariant { parent } => {
+            ignored_steps(parent, steps)
+        }
     }
 }
 

@@ -79,7 +79,8 @@ pub(super) fn parse(chunk: Chunk<'_>) -> Result<Value, Broken> {
     let tolerant = options(chunk.text.len(), DuplicateKeyPolicy::PassThrough);
     let mut value = Value::Null;
     let fill = Fill { into: &mut value, duplicates: Duplicates::LastWins };
-    let filled = serde_saphyr::with_deserializer_from_str_with_options(chunk.text, tolerant, |d| fill.deserialize(d));
+    let filled =
+        serde_saphyr::with_deserializer_from_str_with_options(chunk.text, tolerant, |d| fill.deserialize(d));
     Err(Broken { message: message(&error, chunk.line), value, complete: filled.is_ok() })
 }
 
@@ -114,7 +115,9 @@ fn message(error: &Error, lines_before: u64) -> String {
     let text = UserMessageFormatter.format_message(error.without_snippet());
     let text = printable(&text, usize::MAX);
     match error.location() {
-        Some(at) => format!("line {}, column {}: {text}", at.line().saturating_add(lines_before), at.column()),
+        Some(at) => {
+            format!("line {}, column {}: {text}", at.line().saturating_add(lines_before), at.column())
+        }
         None => text,
     }
 }

@@ -73,8 +73,18 @@ impl std::fmt::Debug for BpfDatapath {
 impl BpfDatapath {
     /// Loads programs and maps beside whatever is pinned below `bpffs`; nothing moves to them yet.
     pub fn load(bpffs: &Path, capacity: &Capacity, mode: AttachMode) -> Result<Self, BpfError> {
+        Self::load_object(OBJECT, bpffs, capacity, mode)
+    }
+
+    /// The same with another object than the agent's own: the bench has programs of its own in it.
+    pub fn load_object(
+        object: &[u8],
+        bpffs: &Path,
+        capacity: &Capacity,
+        mode: AttachMode,
+    ) -> Result<Self, BpfError> {
         let pins = Pins::open(bpffs)?;
-        let mut ebpf = load_object(capacity, Some(&pins))?;
+        let mut ebpf = load_object(object, capacity, &pins)?;
         pins.pin_next(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let mut datapath = Self { ebpf, maps, pins, mode, attached: BTreeMap::new() };
@@ -126,6 +136,10 @@ impl BpfDatapath {
         self.maps.totals()
     }
 
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     pub fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BpfError> {
         program(&mut self.ebpf, name)
     }
@@ -137,9 +151,9 @@ impl Datapath for BpfDatapath {
     }
 }
 
-/// Loads the object; with pins, connection tracking and counters of a former agent are used again.
-fn load_object(capacity: &Capacity, pins: Option<&Pins>) -> Result<Ebpf, BpfError> {
-    if OBJECT.is_empty() {
+/// Loads the object; connection tracking and counters of a former agent are used again.
+fn load_object(object: &[u8], capacity: &Capacity, pins: &Pins) -> Result<Ebpf, BpfError> {
+    if object.is_empty() {
         return Err(BpfError::NoObject);
     }
     let mut loader = EbpfLoader::new();
@@ -156,13 +170,12 @@ fn load_object(capacity: &Capacity, pins: Option<&Pins>) -> Result<Ebpf, BpfErro
         loader.map_max_entries(name, entries);
     }
     for name in pins::KEPT {
-        if let Some(pins) = pins {
-            loader.map_pin_path(name, pins.kept(name));
-        }
+        loader.map_pin_path(name, pins.kept(name));
     }
-    let mut ebpf = loader.load(OBJECT)?;
-    for name in ["from_pod", "to_pod", "no_op", "read_clock"] {
-        program(&mut ebpf, name)?.load()?;
+    let mut ebpf = loader.load(object)?;
+    for (_, program) in ebpf.programs_mut() {
+        let classifier: &mut SchedClassifier = program.try_into()?;
+        classifier.load()?;
     }
     Ok(ebpf)
 }

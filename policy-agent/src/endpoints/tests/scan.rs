@@ -115,26 +115,44 @@ fn only_interfaces_with_two_ends_count() {
     let world = two_nodes();
     let node = world.node("node1").unwrap().ns();
     let pod = world.pod("default/a-node1").unwrap();
-    // A VXLAN device names its lower device, in the node, as a veth names its peer.
-    ip(node, &format!("link add sub0 type vxlan id 99 dstport 4790 local 192.0.2.1 dev {}", "cni0"));
+    // A macvlan names its lower interface, in the node, as a veth names its peer.
+    ip(node, "link add sub0 link cni0 type macvlan");
     ip(node, &format!("link set sub0 netns {}", pod.ns.name()));
     ip(&pod.ns, "addr add 10.99.0.1/32 dev sub0");
-    // Two ends in one namespace lead nowhere.
+    // The same above a host end: it leads to the pod, but to another interface of it.
+    ip(node, &format!("link add two0 type veth peer name two1 netns {}", pod.ns.name()));
+    ip(node, "link add sub1 link two0 type macvlan");
+    ip(node, &format!("link set sub1 netns {}", pod.ns.name()));
+    ip(&pod.ns, "addr add 10.99.0.4/32 dev sub1");
+    // A VXLAN device belongs to the node that it was made in, and names its own index as that of its other end.
+    ip(node, "link add tunnel0 type vxlan id 99 dstport 4790 local 192.0.2.1 dev cni0");
+    ip(node, &format!("link set tunnel0 netns {}", pod.ns.name()));
+    ip(&pod.ns, "addr add 10.99.0.2/32 dev tunnel0");
+    // Both ends in one namespace.
     ip(&pod.ns, "link add in0 type veth peer name in1");
-    ip(&pod.ns, "addr add 10.99.0.2/32 dev in0");
-    let macvlan = node
-        .output(Command::new("ip").args(["link", "add", "mac0", "link", "cni0", "type", "macvlan"]))
-        .unwrap();
-    if macvlan.status.success() {
-        ip(node, &format!("link set mac0 netns {}", pod.ns.name()));
-        ip(&pod.ns, "addr add 10.99.0.3/32 dev mac0");
-    }
+    ip(&pod.ns, "addr add 10.99.0.3/32 dev in0");
     let scan = scan_on(&world, "node1", &mut Cache::default());
     assert_eq!(found(&scan), expected(world.pods().filter(|pod| pod.node == "node1")));
 }
 
 #[test]
-fn a_veth_moved_back_to_the_node_is_found_no_more() {
+fn a_pod_with_interfaces_on_two_nodes_is_known_by_each_on_its_own() {
+    let world = two_nodes();
+    let far = world.pod("default/a-node2").unwrap();
+    let node = world.node("node1").unwrap().ns();
+    ip(node, &format!("link add extra0 type veth peer name extra1 netns {}", far.ns.name()));
+    ip(&far.ns, "addr add 10.99.0.1/32 dev extra1");
+    let extra: IpAddr = [10, 99, 0, 1].into();
+    let scan = scan_on(&world, "node1", &mut Cache::default());
+    let mut wanted = expected(world.pods().filter(|pod| pod.node == "node1"));
+    wanted.insert(extra, ("extra0".to_owned(), far.ns.path().display().to_string()));
+    assert_eq!(found(&scan), wanted);
+    let scan = scan_on(&world, "node2", &mut Cache::default());
+    assert_eq!(found(&scan), expected(world.pods().filter(|pod| pod.node == "node2")));
+}
+
+#[test]
+fn a_host_end_counts_where_it_is_now() {
     let world = two_nodes();
     let pod = world.pod("default/a-node1").unwrap();
     let node = world.node("node1").unwrap().ns();
@@ -160,7 +178,7 @@ fn files_that_are_no_namespaces() {
     fs::write(path("plain"), "").unwrap();
     fs::create_dir(path("directory")).unwrap();
     // Opening it for reading blocks until someone writes.
-    nix_fifo(&path("pipe"));
+    assert!(Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
     let options = Options { netns_dir: directory.path().to_owned(), proc_scan: ProcScan::Never };
     let mut cache = Cache::new(options);
     let first = scan_on(&world, "node1", &mut cache);
@@ -178,10 +196,6 @@ fn files_that_are_no_namespaces() {
     }
     fs::remove_file(path("plain")).unwrap();
     assert_eq!(scan_on(&world, "node1", &mut cache).problems.len(), 3);
-}
-
-fn nix_fifo(path: &std::path::Path) {
-    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 #[test]
@@ -259,15 +273,13 @@ fn measure_110_pods() {
     let mut median = |world: &World, node: &str| {
         let mut times = Vec::new();
         for _ in 0..51 {
-            let start = Instant::now();
             let scan = world.node(node).unwrap().ns().run(|| {
-                let inside = Instant::now();
+                let start = Instant::now();
                 let scan = scan(&mut cache).unwrap();
-                times.push(inside.elapsed());
+                times.push(start.elapsed());
                 scan
             });
             let scan = scan.unwrap();
-            assert!(start.elapsed() < Duration::from_secs(5));
             let pods = world.pods().filter(|pod| pod.node == node).count();
             assert_eq!(scan.interfaces.len(), 2 * pods, "{:?}", scan.problems);
         }

@@ -1,8 +1,8 @@
 //! The syntax of names, labels and port names, as the API server has it.
 
-const DNS_LABEL: &str = "must be at most 63 characters of a-z, 0-9 and '-', beginning and ending with a letter or digit";
-const DNS_SUBDOMAIN: &str =
-    "must be at most 253 characters of a-z, 0-9, '-' and '.', each part beginning and ending with a letter or digit";
+const DNS_LABEL: &str =
+    "must be at most 63 characters of a-z, 0-9 and '-', beginning and ending with a letter or digit";
+const DNS_SUBDOMAIN: &str = "must be at most 253 characters of a-z, 0-9, '-' and '.', each part beginning and ending with a letter or digit";
 const LABEL_KEY: &str = "must be a label key: a name of at most 63 characters of A-Z, a-z, 0-9, '-', '_' and '.', beginning \
                          and ending with a letter or digit, optionally after a DNS prefix and '/'";
 const LABEL_VALUE: &str = "must be a label value: at most 63 characters of A-Z, a-z, 0-9, '-', '_' and '.', beginning and \
@@ -67,7 +67,9 @@ pub(super) fn port_name(text: &str) -> Result<(), &'static str> {
     if valid {
         Ok(())
     } else {
-        Err("must be a port name: 1 to 15 characters of a-z, 0-9 and single inner '-', with at least one letter")
+        Err(
+            "must be a port name: 1 to 15 characters of a-z, 0-9 and single inner '-', with at least one letter",
+        )
     }
 }
 

@@ -102,8 +102,10 @@ impl Converter<'_> {
                 None
             }
             (None, namespaces, pods) => Some(Peer::Pods {
-                namespaces: namespaces
-                    .map_or_else(|| NamespaceMatch::Named(self.namespace.to_owned()), NamespaceMatch::Selected),
+                namespaces: namespaces.map_or_else(
+                    || NamespaceMatch::Named(self.namespace.to_owned()),
+                    NamespaceMatch::Selected,
+                ),
                 pods: pods.unwrap_or_else(Selector::everything),
             }),
         }

@@ -1,0 +1,255 @@
+//! The pipeline from end to end: read, compile, plan, apply, attach.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use policy_common::maps::Event;
+
+use super::drops::{Drops, describe};
+use super::status::{EndpointState, EndpointStatus, Status};
+use super::{FAILED_RETRY, Options, WAITING_RETRY};
+use crate::compile::{Compiled, Scope, compile};
+use crate::datapath::bpf::BpfDatapath;
+use crate::datapath::enforce;
+use crate::endpoints::{Cache, Interface, Scan, scan};
+use crate::model::{Cluster, ObjectName, Pod};
+use crate::plan::{Capacity, LocalEndpoint, Planner};
+use crate::source::{Store, read_folder};
+
+pub(super) struct Core {
+    manifests: std::path::PathBuf,
+    node: Option<String>,
+    store: Store,
+    cache: Cache,
+    scan: Scan,
+    planner: Planner,
+    datapath: BpfDatapath,
+    /// Interfaces by index, as last enforced: events name them.
+    interfaces: BTreeMap<u32, (ObjectName, String)>,
+    status: Status,
+    settled: bool,
+}
+
+impl Core {
+    pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
+        let capacity = Capacity::default();
+        let datapath = BpfDatapath::load(&options.bpffs, &capacity, options.attach)?;
+        tracing::info!(
+            "programs loaded, pinned below {}; {} interfaces were enforced before",
+            options.bpffs.display(),
+            datapath.attached().len()
+        );
+        Ok(Self {
+            manifests: options.manifests.clone(),
+            node: options.node.clone(),
+            store: Store::default(),
+            cache: Cache::default(),
+            scan: Scan::default(),
+            planner: Planner::new(capacity),
+            datapath,
+            interfaces: BTreeMap::new(),
+            status: Status::default(),
+            settled: false,
+        })
+    }
+
+    pub(super) const fn status(&self) -> &Status {
+        &self.status
+    }
+
+    pub(super) fn drops(&mut self) -> anyhow::Result<Drops> {
+        Ok(self.datapath.events()?)
+    }
+
+    pub(super) fn report(&self, events: &[Event]) {
+        for event in events {
+            tracing::debug!("{}", describe(event, &self.interfaces));
+        }
+    }
+
+    /// How long until something that could not be done should be tried again.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let any = |state| self.status.endpoints.iter().any(|e| e.state == state);
+        if any(EndpointState::Waiting) {
+            Some(WAITING_RETRY)
+        } else if any(EndpointState::Failed) || !self.status.synced {
+            Some(FAILED_RETRY)
+        } else {
+            None
+        }
+    }
+
+    /// Takes what the folder holds now into the store.
+    pub(super) fn read(&mut self) {
+        self.store.update(read_folder(&self.manifests));
+        for problem in self.store.problems() {
+            tracing::warn!("{problem}");
+        }
+    }
+
+    /// Brings the kernel to what the store and the interfaces say now.
+    pub(super) fn reconcile(&mut self) {
+        let started = Instant::now();
+        let mut errors: Vec<String> = self.store.problems().iter().map(ToString::to_string).collect();
+        match scan(&mut self.cache) {
+            Ok(scan) => self.scan = scan,
+            Err(error) => errors.push(format!("looking for the pods' interfaces: {error}")),
+        }
+        errors.extend(self.scan.problems.iter().cloned());
+        let scope =
+            Scope::Node { name: self.node.clone(), addresses: self.scan.own_addresses.clone() };
+        let cluster = self.store.cluster();
+        let compiled = compile(cluster, &scope);
+        let found = find(cluster, &compiled, &self.scan, &mut errors);
+        let wanted: BTreeSet<u32> = found.values().filter_map(Found::ifindex).collect();
+        let mut synced = true;
+
+        let gone: Vec<u32> =
+            self.datapath.attached().keys().filter(|i| !wanted.contains(i)).copied().collect();
+        for ifindex in gone {
+            if let Err(error) = self.datapath.detach(ifindex) {
+                synced = false;
+                errors.push(error.to_string());
+            }
+        }
+        let locals: Vec<LocalEndpoint> = found
+            .iter()
+            .filter_map(|(name, found)| {
+                let pod = cluster.pods.get(name)?;
+                Some(LocalEndpoint { pod: name.clone(), ifindex: found.ifindex()?, addresses: pod.addresses.clone() })
+            })
+            .collect();
+        let changes = match enforce(&mut self.planner, &mut self.datapath, &compiled, &locals) {
+            Ok(changes) => changes,
+            Err(error) => {
+                synced = false;
+                errors.push(error.to_string());
+                0
+            }
+        };
+        // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
+        let mut attached = 0;
+        let mut failed = BTreeSet::new();
+        self.interfaces.clear();
+        for (name, found) in &found {
+            let Found::Interface(interface) = found else { continue };
+            self.interfaces.insert(interface.ifindex, (name.clone(), interface.name.clone()));
+            let before = self.datapath.attached().get(&interface.ifindex).cloned();
+            if let Err(error) = self.datapath.attach(interface.ifindex, &interface.name) {
+                synced = false;
+                failed.insert(name.clone());
+                errors.push(format!("pod {name}: {error}"));
+            } else if self.datapath.attached().get(&interface.ifindex) != before.as_ref() {
+                attached += 1;
+            }
+        }
+        if synced && !self.settled {
+            match self.datapath.settle() {
+                Ok(()) => self.settled = true,
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        let generation = self.status.generation + u64::from(changes + attached > 0 || self.status.generation == 0);
+        let endpoints = endpoint_status(&compiled, &found, &failed, synced);
+        let status = Status { synced, generation, endpoints, errors };
+        if status != self.status {
+            tracing::info!(
+                "generation {generation}: {changes} table writes, {attached} attachments in {:?}",
+                started.elapsed()
+            );
+            for error in status.errors.iter().filter(|e| !self.status.errors.contains(e)) {
+                tracing::warn!("{error}");
+            }
+        }
+        self.status = status;
+    }
+}
+
+/// Where an endpoint's interface is.
+enum Found {
+    Interface(Interface),
+    Nowhere,
+    /// Its addresses are behind different interfaces.
+    Several,
+}
+
+impl Found {
+    const fn ifindex(&self) -> Option<u32> {
+        match self {
+            Self::Interface(interface) => Some(interface.ifindex),
+            Self::Nowhere | Self::Several => None,
+        }
+    }
+}
+
+fn find(
+    cluster: &Cluster,
+    compiled: &Compiled,
+    scan: &Scan,
+    errors: &mut Vec<String>,
+) -> BTreeMap<ObjectName, Found> {
+    let mut found = BTreeMap::new();
+    let mut taken: BTreeMap<u32, ObjectName> = BTreeMap::new();
+    for name in compiled.endpoints.keys() {
+        let Some(pod) = cluster.pods.get(name) else { continue };
+        let place = place(pod, scan);
+        if let Found::Several = place {
+            errors.push(format!("pod {name}: its addresses are behind different interfaces"));
+        }
+        let place = match place.ifindex().map(|ifindex| (ifindex, taken.get(&ifindex))) {
+            // Two pods claim one interface, so they claim one address: the compiler has closed both.
+            Some((ifindex, Some(other))) => {
+                errors.push(format!("pods {other} and {name} both claim the interface with index {ifindex}"));
+                Found::Several
+            }
+            Some((ifindex, None)) => {
+                taken.insert(ifindex, name.clone());
+                place
+            }
+            None => place,
+        };
+        found.insert(name.clone(), place);
+    }
+    found
+}
+
+fn place(pod: &Pod, scan: &Scan) -> Found {
+    let mut interfaces = pod.addresses.iter().filter_map(|address| scan.interfaces.get(address));
+    let Some(first) = interfaces.next() else { return Found::Nowhere };
+    if interfaces.all(|other| other.ifindex == first.ifindex) {
+        Found::Interface(first.clone())
+    } else {
+        Found::Several
+    }
+}
+
+fn endpoint_status(
+    compiled: &Compiled,
+    found: &BTreeMap<ObjectName, Found>,
+    failed: &BTreeSet<ObjectName>,
+    synced: bool,
+) -> Vec<EndpointStatus> {
+    found
+        .iter()
+        .filter_map(|(name, found)| {
+            let policy = compiled.endpoints.get(name)?;
+            let (interface, state) = match found {
+                Found::Interface(interface) if synced || !failed.contains(name) => {
+                    let state = if synced { EndpointState::Enforcing } else { EndpointState::Failed };
+                    (interface.name.clone(), state)
+                }
+                Found::Interface(interface) => (interface.name.clone(), EndpointState::Failed),
+                Found::Nowhere => (String::new(), EndpointState::Waiting),
+                Found::Several => (String::new(), EndpointState::Failed),
+            };
+            Some(EndpointStatus {
+                pod: name.to_string(),
+                interface,
+                state,
+                ingress_isolated: policy.ingress.is_some(),
+                egress_isolated: policy.egress.is_some(),
+                policies: policy.policies.iter().map(ToString::to_string).collect(),
+            })
+        })
+        .collect()
+}

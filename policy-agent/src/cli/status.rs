@@ -1,0 +1,49 @@
+//! `status` and `sync`.
+
+use std::process::ExitCode;
+
+use policy_agent::agent::Status;
+
+use super::output::{Output, print_json, table};
+
+pub(super) fn print_status(status: &Status, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return print_json(status);
+    }
+    let synced = if status.synced { "synced" } else { "NOT SYNCED" };
+    anstream::println!("generation {}, {synced}", status.generation);
+    let mut rows = table(&["POD", "INTERFACE", "STATE", "INGRESS", "EGRESS", "POLICIES"]);
+    for endpoint in &status.endpoints {
+        let isolated = |yes: bool| if yes { "isolated" } else { "open" };
+        rows.add_row([
+            endpoint.pod.clone(),
+            or_dash(&endpoint.interface),
+            endpoint.state.name().to_owned(),
+            isolated(endpoint.ingress_isolated).to_owned(),
+            isolated(endpoint.egress_isolated).to_owned(),
+            or_dash(&endpoint.policies.join(", ")),
+        ]);
+    }
+    anstream::println!("{rows}");
+    for error in &status.errors {
+        anstream::println!("error: {error}");
+    }
+    Ok(())
+}
+
+pub(super) fn print_sync(status: &Status, output: Output) -> anyhow::Result<ExitCode> {
+    for error in &status.errors {
+        anstream::eprintln!("{error}");
+    }
+    match output {
+        Output::Json => {
+            print_json(&serde_json::json!({ "generation": status.generation, "synced": status.synced }))?;
+        }
+        Output::Text => anstream::println!("{}", status.generation),
+    }
+    Ok(if status.synced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}

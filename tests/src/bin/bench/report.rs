@@ -1,0 +1,122 @@
+//! The tables that the bench prints.
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+
+use aya::maps::MapInfo;
+use comfy_table::{Table, presets};
+use policy_agent::datapath::bpf::BpfDatapath;
+
+use super::scenario::Row;
+use super::{REPEAT, ROUNDS};
+
+/// What an allowed packet of an established flow may cost over a no-op program (DESIGN section 3).
+const TARGET_NS: f64 = 35.0;
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Program {
+    pub name: &'static str,
+    pub verified_instructions: Option<u32>,
+    pub translated_bytes: Option<u32>,
+    pub jited_bytes: u32,
+    pub memory_bytes: u32,
+}
+
+pub(crate) fn programs(datapath: &mut BpfDatapath) -> anyhow::Result<Vec<Program>> {
+    ["from_pod", "to_pod", "no_op"]
+        .into_iter()
+        .map(|name| {
+            let info = datapath.program(name)?.info()?;
+            Ok(Program {
+                name,
+                verified_instructions: info.verified_instruction_count(),
+                translated_bytes: info.size_translated(),
+                jited_bytes: info.size_jitted(),
+                memory_bytes: info.memory_locked()?,
+            })
+        })
+        .collect()
+}
+
+pub(crate) fn print(
+    programs: &[Program],
+    maps: &[(String, u64)],
+    rows: &[Row],
+    json: bool,
+) -> anyhow::Result<()> {
+    let worst = rows
+        .iter()
+        .filter(|row| row.scenario.starts_with("allowed established"))
+        .map(|row| row.over_no_op_ns)
+        .fold(0.0, f64::max);
+    if json {
+        let report = serde_json::json!({
+            "rounds": ROUNDS, "repeat": REPEAT, "programs": programs, "maps": maps, "rows": rows,
+            "target_ns": TARGET_NS, "allowed_established_worst_ns": worst,
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    let mut table = new_table(&["scenario", "remotes", "ns/packet", "no-op", "over no-op", "ratio"]);
+    for row in rows {
+        table.add_row([
+            row.scenario.to_owned(),
+            row.remotes.to_string(),
+            format!("{:.0}", row.total_ns),
+            format!("{:.0}", row.no_op_ns),
+            format!("{:.0}", row.over_no_op_ns),
+            format!("{:.1}", row.ratio),
+        ]);
+    }
+    println!("{table}\nmedians of {ROUNDS} rounds of {REPEAT} packets\n");
+    let mut table = new_table(&["program", "verified instructions", "translated bytes", "JIT bytes", "memory"]);
+    let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    for program in programs {
+        table.add_row([
+            program.name.to_owned(),
+            number(program.verified_instructions),
+            number(program.translated_bytes),
+            program.jited_bytes.to_string(),
+            program.memory_bytes.to_string(),
+        ]);
+    }
+    println!("{table}");
+    let total: u64 = maps.iter().map(|(_, bytes)| bytes).sum();
+    let mut table = new_table(&["map", "KiB"]);
+    for (name, bytes) in maps {
+        table.add_row([name.clone(), (bytes / 1024).to_string()]);
+    }
+    table.add_row(["all".to_owned(), (total / 1024).to_string()]);
+    println!("{table}");
+    let verdict = if worst <= TARGET_NS { "met" } else { "MISSED" };
+    println!("target: allowed established at most {TARGET_NS} ns over the no-op: {worst:.0} ns, {verdict}");
+    Ok(())
+}
+
+/// Name and bytes of each pinned map, as the kernel counts them for the file descriptor.
+pub(crate) fn map_memory(bpffs: &Path) -> anyhow::Result<Vec<(String, u64)>> {
+    let mut maps = Vec::new();
+    for folder in ["v1/next/maps", "v1/flows"] {
+        for entry in std::fs::read_dir(bpffs.join(folder))? {
+            let path = entry?.path();
+            let fd = MapInfo::from_pin(&path)?.fd()?;
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+            let bytes = info
+                .lines()
+                .find_map(|line| line.strip_prefix("memlock:"))
+                .and_then(|bytes| bytes.trim().parse().ok())
+                .unwrap_or(0);
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            maps.push((name, bytes));
+        }
+    }
+    maps.sort();
+    Ok(maps)
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(header.iter().copied());
+    table
+}

@@ -1,0 +1,100 @@
+//! The loaded program in the kernel agrees with the engine on the host and with the oracle. Needs root and BPF.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use policy_agent::compile::{Scope, compile};
+use policy_agent::datapath::bpf::{AttachMode, BpfDatapath, uninstall};
+use policy_agent::datapath::enforce;
+use policy_agent::datapath::memory::Memory;
+use policy_agent::explain::frame;
+use policy_agent::plan::{Capacity, LocalEndpoint, Planner};
+use policy_common::parse::Ip;
+use policy_common::{Arrival, Direction, Slice, decide};
+use sluice_oracle::{Cluster, Flow, Origin, Verdict, judge, random_cluster, random_flows};
+
+struct Bpffs(PathBuf);
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        uninstall(&self.0).unwrap();
+    }
+}
+
+fn bpffs(name: &str) -> Bpffs {
+    Bpffs(PathBuf::from(format!("/sys/fs/bpf/sluice-test-{name}-{}", std::process::id())))
+}
+
+fn clusters() -> u64 {
+    if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 20 } else { 300 }
+}
+
+/// One side of a flow, and what the oracle says of it.
+fn sides(cluster: &Cluster, flow: &Flow, locals: &[LocalEndpoint]) -> Vec<(Arrival, bool)> {
+    let judged = judge(cluster, flow);
+    let mut sides = Vec::new();
+    for (direction, own, verdict) in
+        [(Direction::Egress, flow.from, judged.egress), (Direction::Ingress, flow.to, judged.ingress)]
+    {
+        // A node's own process is told by where its packet comes from, and it sends to its own pods only here.
+        let from_node = flow.origin != Origin::Wire;
+        if from_node && direction == Direction::Egress {
+            continue;
+        }
+        if from_node && !from_own_node(cluster, flow) {
+            continue;
+        }
+        if let Some(ifindex) = sluice_tests::cluster::owner(locals, own) {
+            sides.push((Arrival { ifindex, direction, from_node }, verdict == Verdict::Allow));
+        }
+    }
+    sides
+}
+
+fn from_own_node(cluster: &Cluster, flow: &Flow) -> bool {
+    match &flow.origin {
+        Origin::Node(name) => cluster.pod_at(flow.to).is_some_and(|pod| pod.node.as_ref() == Some(name)),
+        Origin::Wire => false,
+    }
+}
+
+#[test]
+fn kernel_engine_and_oracle_agree_on_random_clusters() {
+    sluice_tests::namespace::with_interfaces(16, |pool| {
+        let pins = bpffs("agree");
+        let capacity = Capacity { words: 4096, rows: 65_536, endpoints: 64, peers: 1024, cidrs: 1024 };
+        let mut kernel = BpfDatapath::load(&pins.0, &capacity, AttachMode::Auto)?;
+        let mut memory = Memory::new(&capacity);
+        // One planner each through all clusters: the tables are what updates made of them, not what a fresh start would.
+        let (mut for_kernel, mut for_memory) = (Planner::new(capacity), Planner::new(capacity));
+        let mut interfaces = BTreeMap::new();
+        let (mut checked, mut denied) = (0_u64, 0_u64);
+        for seed in 0..clusters() {
+            let cluster = random_cluster(seed);
+            let read = sluice_tests::cluster::read(&cluster)?;
+            let locals = sluice_tests::cluster::place(&read, &mut interfaces, pool);
+            let compiled = compile(&read, &Scope::Cluster);
+            enforce(&mut for_kernel, &mut kernel, &compiled, &locals)?;
+            enforce(&mut for_memory, &mut memory, &compiled, &locals)?;
+            for flow in random_flows(&cluster, seed, 60) {
+                let bytes = frame(flow.from, flow.to, sluice_tests::cluster::transport(&flow));
+                for (arrival, want) in sides(&cluster, &flow, &locals) {
+                    memory.forget_flows();
+                    let engine = decide(&Slice(&bytes), &memory, &arrival, &mut Ip::EMPTY.clone());
+                    let seen = sluice_tests::kernel::run(&mut kernel, &arrival, &bytes, 1)?.passed;
+                    assert_eq!(
+                        (seen, engine.is_pass()),
+                        (want, want),
+                        "seed {seed}, {flow}, {arrival:?}: (kernel, engine) against the oracle; {engine:?}"
+                    );
+                    checked += 1;
+                    denied += u64::from(!want);
+                }
+            }
+        }
+        println!("{checked} verdicts, {denied} denied");
+        assert!(denied > checked / 10, "the flows tell nothing: {denied} of {checked} denied");
+        Ok(())
+    })
+    .unwrap();
+}
