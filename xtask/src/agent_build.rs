@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::bpf_build::{self, Options};
+use crate::bpf_build::{self, Variant};
 use crate::setup::{self, Scope};
 use crate::step;
 use crate::workspace::Workspace;
@@ -13,9 +13,9 @@ use crate::workspace::Workspace;
 pub(crate) const OBJECT_VARIABLE: &str = "SLUICE_BPF_OBJECT";
 
 /// Installs what `scope` needs and builds both parts.
-pub(crate) fn all(workspace: &Workspace, scope: Scope, options: Options) -> Result<()> {
+pub(crate) fn all(workspace: &Workspace, scope: Scope, variant: Variant) -> Result<()> {
     let rustc = setup::ensure(workspace, scope)?;
-    let object = bpf_build::build(workspace, &rustc, options)?;
+    let object = bpf_build::build(workspace, &rustc, variant)?;
     agent(workspace, &object)
 }
 

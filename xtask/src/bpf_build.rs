@@ -14,22 +14,34 @@ const PACKAGE: &str = "policy-ebpf";
 /// Separates flags in CARGO_ENCODED_RUSTFLAGS.
 const UNIT_SEPARATOR: &str = "\x1f";
 
-/// How the object is built.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Options {
-    /// With aya-log's lines from the datapath: for debugging, they cost time for each packet.
-    pub(crate) debug_log: bool,
+/// Which object is built.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// For the agent.
+    #[default]
+    Plain,
+    /// The same with aya-log's lines from the datapath: for debugging, they cost time for each packet.
+    DebugLog,
+    /// With the programs that `bench` needs, beside the agent's object.
+    Bench,
 }
 
 /// Builds the object, and returns its stable place (rewritten only when its bytes change).
-pub(crate) fn build(workspace: &Workspace, rustc: &Candidate, options: Options) -> Result<PathBuf> {
+pub(crate) fn build(workspace: &Workspace, rustc: &Candidate, variant: Variant) -> Result<PathBuf> {
     let mut command = cargo_for_bpf(workspace, rustc, "build", &["-Clink-arg=--btf"]);
-    if options.debug_log {
-        command.args(["--features", "log"]);
-    }
+    let object = match variant {
+        Variant::Plain => workspace.bpf_object(),
+        Variant::DebugLog => {
+            command.args(["--features", "log"]);
+            workspace.bpf_object()
+        }
+        Variant::Bench => {
+            command.args(["--features", "bench"]);
+            workspace.bpf_object().with_file_name("policy-ebpf-bench")
+        }
+    };
     step::run("building the BPF program", &workspace.logs(), "bpf-build", &mut command)?;
     let built = workspace.bpf_build_dir().join(target()).join("release").join(PACKAGE);
-    let object = workspace.bpf_object();
     publish(&built, &object)?;
     Ok(object)
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: sets up a machine, builds, shows, tests and checks Sluice.
 
 mod agent_build;
+mod bench;
 mod bpf_build;
 mod bpf_linker;
 mod bpf_toolchain;
@@ -63,6 +64,11 @@ enum Task {
     ///
     /// Sets up the machine and builds first. Needs root, or sudo. A kernel test that can't run fails.
     Test(test::Options),
+    /// Measure nanoseconds per packet, verified instructions and map memory
+    ///
+    /// Sets up the machine and builds first. Medians of several rounds under BPF_PROG_TEST_RUN, each beside a no-op
+    /// program of the same round. Needs root, or sudo.
+    Bench(bench::Options),
     /// Check format, lints (clippy, warnings are errors) and dependencies (cargo-deny)
     ///
     /// Every check runs, also after one failed. Advisories are checked where their database can be reached.
@@ -85,10 +91,13 @@ fn run(task: &Task) -> Result<()> {
         Task::Setup { check: true } => setup::check(&workspace),
         Task::Setup { check: false } => setup::all(&workspace),
         Task::Build { debug_log } => {
-            agent_build::all(&workspace, Scope::BUILD, bpf_build::Options { debug_log: *debug_log })
+            let variant =
+                if *debug_log { bpf_build::Variant::DebugLog } else { bpf_build::Variant::Plain };
+            agent_build::all(&workspace, Scope::BUILD, variant)
         }
         Task::Demo { built } => show(&workspace, *built),
         Task::Test(options) => test::run(&workspace, options),
+        Task::Bench(options) => bench::run(&workspace, options),
         Task::Lint => lint::run(&workspace),
     }
 }
@@ -96,7 +105,7 @@ fn run(task: &Task) -> Result<()> {
 fn show(workspace: &Workspace, built: bool) -> Result<()> {
     if !built {
         root::authorise("the demo makes network namespaces and loads BPF programs")?;
-        agent_build::all(workspace, Scope::RUN, bpf_build::Options::default())?;
+        agent_build::all(workspace, Scope::RUN, bpf_build::Variant::Plain)?;
     }
     if !root::is_root() {
         return root::become_root(&["demo", "--built"]);

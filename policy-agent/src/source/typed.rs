@@ -116,6 +116,10 @@ fn message(error: &serde_json::Error) -> String {
         "sequence" => "a list",
         other => other.split('`').next().unwrap_or(other).split('"').next().unwrap_or(other).trim(),
     };
+    // A number out of range is of the right kind.
+    if text.starts_with("invalid value: ") {
+        return format!("must be {expected}");
+    }
     format!("must be {expected}, not {found}")
 }
 
