@@ -72,7 +72,7 @@ fn files_without_permission_and_without_end() {
     let large = fs::File::create(at("large.yaml")).expect("a file");
     large.set_len(100 << 30).expect("a hole");
     fs::write(at("secret.yaml"), "a: [").expect("a file");
-    fs::set_permissions(at("secret.yaml"), fs::Permissions::from_mode(0)).expect("permissions");
+    fs::set_permissions(at("secret.yaml"), fs::Permissions::from_mode(0o000)).expect("permissions");
     let read = read_folder(dir.path());
     let found: Vec<String> = read.files.iter().flat_map(|f| &f.problems).map(ToString::to_string).collect();
     assert_eq!(found.len(), 2);
