@@ -7,9 +7,9 @@
 
 use crate::Direction;
 use crate::conntrack;
-use crate::maps::{Addr6, CLASS_NONE, Endpoint, FlowKey, FragmentKey, Opener, Sets, WORD_BITS};
+use crate::maps::{Addr4, Addr6, CLASS_NONE, Endpoint, FlowKey, FragmentKey, Opener, Sets, WORD_BITS, Words};
 use crate::packet::Packet;
-use crate::parse::{self, Fragment, Frame, Ip, Transport, protocol, tcp_flag};
+use crate::parse::{self, Fragment, Frame, Ip, Scratch, Transport, protocol, tcp_flag};
 use crate::reason::{DropReason, PassReason, Verdict};
 use crate::tables::Tables;
 
@@ -24,17 +24,23 @@ pub struct Arrival {
     pub from_node: bool,
 }
 
-/// The verdict on one frame. `ip` is filled as far as the frame could be parsed.
+/// The verdict on one frame. `scratch.ip` is filled as far as the frame could be parsed.
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables>(packet: &P, tables: &T, arrival: &Arrival, ip: &mut Ip) -> Verdict {
+pub fn decide<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    arrival: &Arrival,
+    scratch: &mut Scratch,
+) -> Verdict {
     let Some(endpoint) = tables.endpoint(arrival.ifindex) else {
         return Verdict::Drop(DropReason::NoEndpoint);
     };
     let Some(sets) = tables.sets(endpoint.slot) else {
         return Verdict::Drop(DropReason::Table);
     };
+    let Scratch { ip, quoted } = scratch;
     let verdict = match parse::parse(packet, ip) {
-        Ok(Frame::Ip) => Judge { tables, endpoint, sets, arrival, ip }.ip(packet),
+        Ok(Frame::Ip) => Judge { tables, endpoint, sets, arrival, ip }.ip(packet, quoted),
         Ok(Frame::Arp) => Verdict::Pass(PassReason::Neighbour),
         Err(reason) => Verdict::Drop(reason),
     };
@@ -54,7 +60,7 @@ struct Judge<'a, T: Tables> {
 
 impl<T: Tables> Judge<'_, T> {
     #[inline(always)]
-    fn ip<P: Packet>(&self, packet: &P) -> Verdict {
+    fn ip<P: Packet>(&self, packet: &P, quoted: &mut Ip) -> Verdict {
         let ip = self.ip;
         if matches!(ip.transport, Transport::Icmp)
             && ip.family == 6
@@ -75,9 +81,9 @@ impl<T: Tables> Judge<'_, T> {
             return Verdict::Pass(PassReason::Own);
         }
         match ip.fragment {
-            Fragment::Whole => self.connection(packet, remote),
+            Fragment::Whole => self.connection(packet, quoted, remote),
             Fragment::First => {
-                let verdict = self.connection(packet, remote);
+                let verdict = self.connection(packet, quoted, remote);
                 if verdict.is_pass() {
                     self.tables.allow_fragment(&self.fragment_key());
                 }
@@ -91,7 +97,7 @@ impl<T: Tables> Judge<'_, T> {
     }
 
     #[inline(always)]
-    fn connection<P: Packet>(&self, packet: &P, remote: &Addr6) -> Verdict {
+    fn connection<P: Packet>(&self, packet: &P, quoted: &mut Ip, remote: &Words) -> Verdict {
         let ip = self.ip;
         let direction = self.arrival.direction;
         let class = self.class(remote);
@@ -117,7 +123,7 @@ impl<T: Tables> Judge<'_, T> {
             return Verdict::Pass(reason);
         }
         if matches!(ip.transport, Transport::Icmp) && is_icmp_error(ip.family, ip.icmp_kind) {
-            return if self.icmp_error_passes(packet) {
+            return if self.icmp_error_passes(packet, quoted) {
                 Verdict::Pass(PassReason::IcmpError)
             } else {
                 Verdict::Drop(DropReason::IcmpError)
@@ -132,7 +138,7 @@ impl<T: Tables> Judge<'_, T> {
 
     /// Remembers who opened the flow; returns whether it was known before.
     #[inline(never)]
-    fn track_allowed(&self, remote: &Addr6) -> bool {
+    fn track_allowed(&self, remote: &Words) -> bool {
         let ip = self.ip;
         let ingress = self.arrival.direction == Direction::Ingress;
         let opener = match (ingress, self.arrival.from_node) {
@@ -164,7 +170,7 @@ impl<T: Tables> Judge<'_, T> {
     /// Denied by its own direction, a packet passes only as an answer on a live flow that the other side opened, and
     /// only if today's policy still allows the opener's direction.
     #[inline(never)]
-    fn is_answer(&self, remote: &Addr6, class: u32) -> bool {
+    fn is_answer(&self, remote: &Words, class: u32) -> bool {
         let ip = self.ip;
         if is_fresh_syn(ip)
             || (matches!(ip.transport, Transport::Icmp) && !is_icmp_answer(ip.family, ip.icmp_kind))
@@ -194,9 +200,8 @@ impl<T: Tables> Judge<'_, T> {
 
     /// An error passes if the packet that it quotes belongs to a live flow that policy still allows its opener.
     #[inline(never)]
-    fn icmp_error_passes<P: Packet>(&self, packet: &P) -> bool {
-        let mut quoted = Ip::EMPTY;
-        if parse::parse_quoted(packet, self.ip.offset, self.ip.family, &mut quoted).is_none() {
+    fn icmp_error_passes<P: Packet>(&self, packet: &P, quoted: &mut Ip) -> bool {
+        if parse::parse_quoted(packet, self.ip.offset, self.ip.family, quoted).is_none() {
             return false;
         }
         // The quoted packet went the other way: towards the pod it quotes what the pod sent.
@@ -206,7 +211,7 @@ impl<T: Tables> Judge<'_, T> {
         if !self.is_own(local) {
             return false;
         }
-        let key = self.key(remote, &quoted, sent_by_pod);
+        let key = self.key(remote, quoted, sent_by_pod);
         let now = self.tables.now();
         let second = self.tables.ticks_per_second();
         let opener = self.tables.with_flow(&key, |flow| match flow {
@@ -257,33 +262,32 @@ impl<T: Tables> Judge<'_, T> {
     }
 
     #[inline(always)]
-    fn class(&self, address: &Addr6) -> u32 {
+    fn class(&self, address: &Words) -> u32 {
         if self.ip.family == 4 {
-            self.tables.class_of_v4(&address.to_v4())
+            self.tables.class_of_v4(&Addr4::from_words(address))
         } else {
-            self.tables.class_of_v6(address)
+            self.tables.class_of_v6(&Addr6::from_words(address))
         }
     }
 
     #[inline(always)]
-    fn is_own(&self, address: &Addr6) -> bool {
+    fn is_own(&self, address: &Words) -> bool {
         if self.ip.family == 4 {
-            let own = self.endpoint.v4.addr;
-            address.to_v4().addr == own && own != [0; 4]
+            address[0] == self.endpoint.v4.word() && address[0] != 0
         } else {
-            *address == self.endpoint.v6 && *address != Addr6::ZERO
+            *address == self.endpoint.v6.words() && *address != [0; 4]
         }
     }
 
     #[inline(always)]
-    fn flow_key(&self, remote: &Addr6) -> FlowKey {
+    fn flow_key(&self, remote: &Words) -> FlowKey {
         self.key(remote, self.ip, self.arrival.direction == Direction::Egress)
     }
 
     /// The flow of a packet. An ICMP query is a flow of its own for each side that asks: its identifier is the local
     /// port, and the remote port tells who asked (0: the pod), so that a request never passes for an answer.
     #[inline(always)]
-    fn key(&self, remote: &Addr6, ip: &Ip, sent_by_pod: bool) -> FlowKey {
+    fn key(&self, remote: &Words, ip: &Ip, sent_by_pod: bool) -> FlowKey {
         let (local_port, remote_port) = match ip.transport {
             Transport::Icmp => {
                 let asked_by_pod = is_icmp_answer(ip.family, ip.icmp_kind) != sent_by_pod;
@@ -293,7 +297,7 @@ impl<T: Tables> Judge<'_, T> {
             _ => (ip.dst_port, ip.src_port),
         };
         FlowKey {
-            remote: *remote,
+            remote: Addr6::from_words(remote),
             ifindex: self.arrival.ifindex,
             remote_port,
             local_port,
@@ -307,8 +311,8 @@ impl<T: Tables> Judge<'_, T> {
     fn fragment_key(&self) -> FragmentKey {
         let ip = self.ip;
         FragmentKey {
-            src: ip.src,
-            dst: ip.dst,
+            src: Addr6::from_words(&ip.src),
+            dst: Addr6::from_words(&ip.dst),
             ifindex: self.arrival.ifindex,
             id: ip.fragment_id,
             // IPv6 identifies a datagram without its protocol (RFC 8200 section 4.5).
@@ -336,8 +340,8 @@ fn neighbour(ip: &Ip, direction: Direction) -> Option<Verdict> {
 }
 
 #[inline(always)]
-fn is_link_scoped(address: &Addr6) -> bool {
-    (address.addr[0] == 0xfe && address.addr[1] & 0xc0 == 0x80) || *address == Addr6::ZERO
+fn is_link_scoped(address: &Words) -> bool {
+    u32::from_be(address[0]) >> 22 == 0xfe80 >> 6 || *address == [0; 4]
 }
 
 /// A TCP packet that can only open a connection.

@@ -31,19 +31,39 @@ pub struct Addr6 {
     pub addr: [u8; 16],
 }
 
-impl Addr6 {
-    pub const ZERO: Self = Self { addr: [0; 16] };
+/// An address as the engine handles it: four words in the byte order of memory, an IPv4 address in the first, the rest
+/// zero. BPF loads and compares words at once, bytes one by one.
+pub type Words = [u32; 4];
 
-    /// The form in which keys that serve both families hold an IPv4 address.
+impl Addr4 {
     #[inline(always)]
-    pub const fn from_v4([a, b, c, d]: [u8; 4]) -> Self {
-        Self { addr: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    pub fn from_words(words: &Words) -> Self {
+        bytemuck::cast(words[0])
     }
 
     #[inline(always)]
-    pub const fn to_v4(self) -> Addr4 {
+    pub fn word(&self) -> u32 {
+        bytemuck::cast(*self)
+    }
+}
+
+impl Addr6 {
+    pub const ZERO: Self = Self { addr: [0; 16] };
+
+    #[inline(always)]
+    pub fn from_words(words: &Words) -> Self {
+        bytemuck::cast(*words)
+    }
+
+    #[inline(always)]
+    pub fn words(&self) -> Words {
+        bytemuck::cast(*self)
+    }
+
+    /// The IPv4 address in a key that serves both families.
+    pub const fn v4(self) -> [u8; 4] {
         let [a, b, c, d, ..] = self.addr;
-        Addr4 { addr: [a, b, c, d] }
+        [a, b, c, d]
     }
 }
 
@@ -82,6 +102,25 @@ pub struct SlotRef {
 pub struct Class {
     pub class: u32,
 }
+
+/// One cell of the IPv4 index (`INDEX4`): what an address's next bits lead to.
+///
+/// The index has three levels: 65,536 cells for the first sixteen bits, then blocks of 256 cells for the next eight and
+/// for the last eight. It answers most addresses in one to three array reads, however many pods and prefixes there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Cell {
+    /// A class, `CELL_BLOCK` with the number of a block, or `CELL_ASK`.
+    pub class: u32,
+}
+
+/// The cell leads to the block with the number in the lower bits.
+pub const CELL_BLOCK: u32 = 1 << 31;
+/// The index had no room: the hash and the trie know.
+pub const CELL_ASK: u32 = 1 << 30;
+/// Cells of the first level, and of each block behind them.
+pub const INDEX_TOP: u32 = 65_536;
+pub const INDEX_BLOCK: u32 = 256;
 
 /// The first word of a row in `BITS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

@@ -19,9 +19,9 @@ pub trait Packet {
     fn load<const N: usize>(&self, offset: u32) -> Option<Aligned<N>>;
 }
 
-/// Bytes on a word boundary: BPF reads a word of an unaligned buffer byte by byte.
+/// Bytes on a word boundary, whole words of them: BPF reads a word of an unaligned buffer byte by byte.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(8))]
+#[repr(C, align(4))]
 pub struct Aligned<const N: usize>(pub [u8; N]);
 
 impl<const N: usize> Aligned<N> {
@@ -35,11 +35,10 @@ impl<const N: usize> Aligned<N> {
         u16::from_be_bytes([self.0[at], self.0[at + 1]])
     }
 
+    /// Four bytes as they lie in memory; `at` is a multiple of four.
     #[inline(always)]
-    pub fn bytes<const M: usize>(&self, at: usize) -> [u8; M] {
-        let mut out = [0; M];
-        out.copy_from_slice(&self.0[at..at + M]);
-        out
+    pub fn word(&self, at: usize) -> u32 {
+        u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
     }
 }
 

@@ -1,7 +1,7 @@
 //! From the bytes of a frame to what a verdict needs. Nothing is allowed here: what cannot be parsed is an error with
 //! its drop reason, and the caller closes.
 
-use crate::maps::Addr6;
+use crate::maps::Words;
 use crate::packet::{Aligned, Packet};
 use crate::reason::DropReason;
 
@@ -57,11 +57,10 @@ pub enum Transport {
 
 /// What a verdict needs of one IP packet. Flat, and filled in place: BPF has 512 bytes of stack for everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Ip {
-    /// IPv4 addresses stand in the first four bytes.
-    pub src: Addr6,
-    pub dst: Addr6,
+    pub src: Words,
+    pub dst: Words,
     /// Identifies the datagram of a fragment.
     pub fragment_id: u32,
     /// Where the transport header begins in the frame.
@@ -81,8 +80,8 @@ pub struct Ip {
 
 impl Ip {
     pub const EMPTY: Self = Self {
-        src: Addr6::ZERO,
-        dst: Addr6::ZERO,
+        src: [0; 4],
+        dst: [0; 4],
         fragment_id: 0,
         offset: 0,
         src_port: 0,
@@ -96,10 +95,39 @@ impl Ip {
         icmp_kind: 0,
     };
 
+    /// Forgets the packet before. Addresses mean nothing where `family` is 0; zeroing them costs a call in BPF.
+    #[inline(always)]
+    fn clear(&mut self) {
+        self.fragment_id = 0;
+        self.offset = 0;
+        self.src_port = 0;
+        self.dst_port = 0;
+        self.family = 0;
+        self.protocol = 0;
+        self.hop_limit = 0;
+        self.fragment = Fragment::Whole;
+        self.transport = Transport::None;
+        self.tcp_flags = 0;
+        self.icmp_kind = 0;
+    }
+
     #[inline(always)]
     pub const fn is_icmp(&self) -> bool {
         self.protocol == icmp_of(self.family)
     }
+}
+
+/// What the engine works in: the packet at hand, and the one that it quotes where it is an ICMP error. The caller's, so
+/// that the kernel can keep it off the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Scratch {
+    pub ip: Ip,
+    pub quoted: Ip,
+}
+
+impl Scratch {
+    pub const EMPTY: Self = Self { ip: Ip::EMPTY, quoted: Ip::EMPTY };
 }
 
 /// The ICMP of an address family; the other one's number is a protocol like any other.
@@ -115,9 +143,10 @@ pub enum Frame {
     Ip,
 }
 
-/// Fills `ip`; what it could read stays in it when it fails.
+/// Fills `ip`, whatever was in it before; what it could read stays in it when it fails.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, ip: &mut Ip) -> Result<Frame, DropReason> {
+    ip.clear();
     if packet.vlan() {
         return Err(DropReason::Vlan);
     }
@@ -156,8 +185,8 @@ fn parse_ipv4<P: Packet>(packet: &P, at: u32, ip: &mut Ip) -> Result<(), DropRea
 #[inline(always)]
 fn read_ipv4(header: &Aligned<20>, ip: &mut Ip) {
     ip.family = 4;
-    ip.src = Addr6::from_v4(header.bytes(12));
-    ip.dst = Addr6::from_v4(header.bytes(16));
+    ip.src = [header.word(12), 0, 0, 0];
+    ip.dst = [header.word(16), 0, 0, 0];
     ip.protocol = header.byte(9);
     ip.hop_limit = header.byte(8);
 }
@@ -186,8 +215,8 @@ fn read_ipv6<P: Packet>(packet: &P, at: u32, ip: &mut Ip) -> Result<u32, DropRea
         return Err(DropReason::BadHeader);
     }
     ip.family = 6;
-    ip.src = Addr6 { addr: header.bytes(8) };
-    ip.dst = Addr6 { addr: header.bytes(24) };
+    ip.src = [header.word(8), header.word(12), header.word(16), header.word(20)];
+    ip.dst = [header.word(24), header.word(28), header.word(32), header.word(36)];
     ip.protocol = header.byte(6);
     ip.hop_limit = header.byte(7);
     ip.offset = at + 40;
@@ -220,7 +249,7 @@ fn walk_extensions<P: Packet>(packet: &P, ip: &mut Ip) -> Result<(), DropReason>
         };
         if kind == protocol::FRAGMENT {
             let offset = header.be16(2);
-            ip.fragment_id = u32::from_be_bytes(header.bytes(4));
+            ip.fragment_id = u32::from_be(header.word(4));
             if offset & 0xfff8 != 0 {
                 ip.fragment = Fragment::Later;
                 return Ok(());
@@ -256,21 +285,31 @@ fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), D
     if at + need > end || at + need > packet.len() {
         return Err(short);
     }
+    if ip.protocol == protocol::TCP {
+        let header: Aligned<16> = packet.load(at).ok_or(short)?;
+        ip.transport = Transport::Ports;
+        ip.src_port = header.be16(0);
+        ip.dst_port = header.be16(2);
+        ip.tcp_flags = header.byte(13);
+        return Ok(());
+    }
     let header: Aligned<8> = packet.load(at).ok_or(short)?;
+    read_datagram(&header, icmp, ip);
+    Ok(())
+}
+
+/// The first eight bytes of anything but TCP.
+#[inline(always)]
+fn read_datagram(header: &Aligned<8>, icmp: bool, ip: &mut Ip) {
     if icmp {
         ip.transport = Transport::Icmp;
         ip.icmp_kind = header.byte(0);
         ip.src_port = header.be16(4);
-        return Ok(());
+    } else {
+        ip.transport = Transport::Ports;
+        ip.src_port = header.be16(0);
+        ip.dst_port = header.be16(2);
     }
-    ip.transport = Transport::Ports;
-    ip.src_port = header.be16(0);
-    ip.dst_port = header.be16(2);
-    if ip.protocol == protocol::TCP {
-        let flags: Aligned<2> = packet.load(at + 12).ok_or(short)?;
-        ip.tcp_flags = flags.byte(1);
-    }
-    Ok(())
 }
 
 /// The packet that an ICMP error quotes: the start of one that the error's receiver sent (RFC 792, RFC 4443). Eight
@@ -278,6 +317,7 @@ fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), D
 /// `None` where it names no flow: too short, or a later fragment.
 #[inline(always)]
 pub fn parse_quoted<P: Packet>(packet: &P, offset: u32, family: u8, ip: &mut Ip) -> Option<()> {
+    ip.clear();
     let at = offset + 8;
     if family == 4 {
         let header: Aligned<20> = packet.load(at)?;
@@ -296,16 +336,7 @@ pub fn parse_quoted<P: Packet>(packet: &P, offset: u32, family: u8, ip: &mut Ip)
     }
     let icmp = ip.is_icmp();
     if icmp || matches!(ip.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
-        let header: Aligned<8> = packet.load(ip.offset)?;
-        if icmp {
-            ip.transport = Transport::Icmp;
-            ip.icmp_kind = header.byte(0);
-            ip.src_port = header.be16(4);
-        } else {
-            ip.transport = Transport::Ports;
-            ip.src_port = header.be16(0);
-            ip.dst_port = header.be16(2);
-        }
+        read_datagram(&packet.load(ip.offset)?, icmp, ip);
     }
     Some(())
 }

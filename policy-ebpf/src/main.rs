@@ -16,7 +16,6 @@ mod tables;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use policy_common::parse::Ip;
 use policy_common::{Arrival, Direction, Verdict, decide};
 use skb::Skb;
 use tables::BpfTables;
@@ -56,16 +55,15 @@ fn judge(ctx: &TcContext, direction: Direction) -> i32 {
     };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_SHOT };
     // SAFETY: the verifier has seen the null check, and nothing else runs on this CPU's slot meanwhile.
-    let ip = unsafe { &mut *scratch };
-    *ip = Ip::EMPTY;
-    let verdict = decide(&packet, &BpfTables, &arrival, ip);
+    let scratch = unsafe { &mut *scratch };
+    let verdict = decide(&packet, &BpfTables, &arrival, scratch);
     report::count(&packet, direction, verdict);
     match verdict {
         // An allowed packet goes on to whatever else hangs on the hook: we only ever drop.
         Verdict::Pass(_) => TC_ACT_UNSPEC,
         Verdict::Drop(reason) => {
             // As for `track_allowed` in decide.rs: a BPF function's result must be used.
-            core::hint::black_box(report::dropped(ctx, &packet, &arrival, reason, ip));
+            core::hint::black_box(report::dropped(ctx, &packet, &arrival, reason, &scratch.ip));
             TC_ACT_SHOT
         }
     }

@@ -2,10 +2,10 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use policy_common::parse::Ip;
+use policy_common::parse::Scratch;
 use policy_common::maps::{
-    Addr4, Addr6, COUNTERS, Class, Counter, Endpoint, Event, EventBudget, Flow, FlowKey, FragmentKey,
-    IFINDEX_DIRECT, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef,
+    Addr4, Addr6, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flow, FlowKey, FragmentKey,
+    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef,
 };
 
 /// Interface index -> slot, for the indices of every ordinary node.
@@ -35,6 +35,10 @@ pub(crate) static CIDRS4: LpmTrie<Addr4, Class, 131_072> = LpmTrie::new();
 
 #[btf_map]
 pub(crate) static CIDRS6: LpmTrie<Addr6, Class, 131_072> = LpmTrie::new();
+
+/// The same for IPv4 as cells of an index: the hash and the trie are asked only where it has no room.
+#[btf_map]
+pub(crate) static INDEX4: Array<Cell, { (INDEX_TOP + 8192 * INDEX_BLOCK) as usize }> = Array::new();
 
 /// Classes of ports: TCP, UDP, SCTP one after the other.
 #[btf_map]
@@ -69,7 +73,7 @@ pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
 /// stack and would check the decision once for each way through the parser (500,000 instructions instead of a few
 /// thousand). A classifier runs to its end on its CPU with softirqs off, so that one slot is enough.
 #[btf_map]
-pub(crate) static SCRATCH: PerCpuArray<Ip, 1> = PerCpuArray::new();
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();

@@ -1,7 +1,7 @@
 //! Counters for everything, events for a bounded sample of what was dropped.
 
 use aya_ebpf::programs::TcContext;
-use policy_common::maps::{COUNTER_PASS_BASE, Event};
+use policy_common::maps::{Addr6, COUNTER_PASS_BASE, Event};
 use policy_common::parse::Ip;
 use policy_common::{Arrival, Direction, DropReason, Packet as _, Verdict};
 
@@ -40,9 +40,11 @@ pub(crate) fn dropped(
         return false;
     }
     let Some(mut entry) = maps::EVENTS.reserve(0) else { return false };
+    // A frame that could not be parsed so far has no addresses; the slot may still hold those of the one before.
+    let (src, dst) = if ip.family == 0 { ([0; 4], [0; 4]) } else { (ip.src, ip.dst) };
     entry.write(Event {
-        src: ip.src,
-        dst: ip.dst,
+        src: Addr6::from_words(&src),
+        dst: Addr6::from_words(&dst),
         ifindex: arrival.ifindex,
         length: packet.len(),
         src_port: ip.src_port,

@@ -4,7 +4,8 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_jiffies64;
 use policy_common::Tables;
 use policy_common::maps::{
-    Addr4, Addr6, CLASS_NONE, Endpoint, Flow, FlowKey, FragmentKey, IFINDEX_DIRECT, PORTS_PER_PROTOCOL, Sets,
+    Addr4, Addr6, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, Flow, FlowKey, FragmentKey, IFINDEX_DIRECT,
+    INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, Sets,
 };
 use policy_common::parse::protocol;
 
@@ -32,6 +33,20 @@ macro_rules! read {
     };
 }
 
+/// A cell that is not there is one that has to ask.
+#[inline(always)]
+fn cell(index: u32) -> u32 {
+    match read!(maps::INDEX4.get_ptr(index)) {
+        Some(cell) => cell.class,
+        None => CELL_ASK,
+    }
+}
+
+#[inline(always)]
+fn block_cell(cell: u32, bits: u32) -> u32 {
+    INDEX_TOP + (cell & !CELL_BLOCK) * INDEX_BLOCK + (bits & 0xff)
+}
+
 impl Tables for BpfTables {
     #[inline(always)]
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
@@ -55,6 +70,17 @@ impl Tables for BpfTables {
 
     #[inline(always)]
     fn class_of_v4(&self, address: &Addr4) -> u32 {
+        let bits = u32::from_be(address.word());
+        let mut cell = cell(bits >> 16);
+        if cell & CELL_BLOCK != 0 {
+            cell = self::cell(block_cell(cell, bits >> 8));
+            if cell & CELL_BLOCK != 0 {
+                cell = self::cell(block_cell(cell, bits));
+            }
+        }
+        if cell & CELL_ASK == 0 {
+            return cell;
+        }
         if let Some(class) = read!(maps::PEERS4.get_ptr(address)) {
             return class.class;
         }

@@ -1,5 +1,6 @@
 //! What the integration tests share.
 
+pub mod agent_world;
 pub mod cluster;
 pub mod kernel;
 pub mod namespace;

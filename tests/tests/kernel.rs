@@ -9,7 +9,7 @@ use policy_agent::datapath::enforce;
 use policy_agent::datapath::memory::Memory;
 use policy_agent::explain::frame;
 use policy_agent::plan::{Capacity, LocalEndpoint, Planner};
-use policy_common::parse::Ip;
+use policy_common::parse::Scratch;
 use policy_common::{Arrival, Direction, Slice, decide};
 use sluice_oracle::{Cluster, Flow, Origin, Verdict, judge, random_cluster, random_flows};
 
@@ -80,7 +80,7 @@ fn kernel_engine_and_oracle_agree_on_random_clusters() {
                 let bytes = frame(flow.from, flow.to, sluice_tests::cluster::transport(&flow));
                 for (arrival, want) in sides(&cluster, &flow, &locals) {
                     memory.forget_flows();
-                    let engine = decide(&Slice(&bytes), &memory, &arrival, &mut Ip::EMPTY.clone());
+                    let engine = decide(&Slice(&bytes), &memory, &arrival, &mut Scratch::EMPTY.clone());
                     let seen = sluice_tests::kernel::run(&mut kernel, &arrival, &bytes, 1)?.passed;
                     assert_eq!(
                         (seen, engine.is_pass()),

@@ -7,7 +7,7 @@ use policy_agent::datapath::Datapath as _;
 use policy_agent::datapath::memory::Memory;
 use policy_agent::explain::frame;
 use policy_agent::plan::{Capacity, LocalEndpoint, Op, Planner};
-use policy_common::parse::Ip;
+use policy_common::parse::Scratch;
 use policy_common::{Arrival, Direction, Slice, decide};
 use sluice_oracle::{random_cluster, random_flows};
 
@@ -39,7 +39,7 @@ fn answers(tables: &Memory, questions: &[Question]) -> Vec<bool> {
         .iter()
         .map(|q| {
             tables.forget_flows();
-            decide(&Slice(&q.bytes), tables, &q.arrival, &mut Ip::EMPTY.clone()).is_pass()
+            decide(&Slice(&q.bytes), tables, &q.arrival, &mut Scratch::EMPTY.clone()).is_pass()
         })
         .collect()
 }

@@ -26,7 +26,7 @@ pub(super) fn describe(event: &Event, interfaces: &BTreeMap<u32, (ObjectName, St
         other => format!("protocol {other}"),
     };
     let end = |address: Addr6, port: u16| match event.family {
-        4 => format!("{}:{port}", IpAddr::from(address.to_v4().addr)),
+        4 => format!("{}:{port}", IpAddr::from(address.v4())),
         6 => format!("[{}]:{port}", IpAddr::from(address.addr)),
         _ => "?".to_owned(),
     };
@@ -46,8 +46,8 @@ mod tests {
     #[test]
     fn an_event_names_pod_ends_and_reason() {
         let event = Event {
-            src: Addr6::from_v4([10, 0, 0, 1]),
-            dst: Addr6::from_v4([10, 0, 0, 2]),
+            src: Addr6::from_words(&[u32::from_ne_bytes([10, 0, 0, 1]), 0, 0, 0]),
+            dst: Addr6::from_words(&[u32::from_ne_bytes([10, 0, 0, 2]), 0, 0, 0]),
             ifindex: 7,
             length: 74,
             src_port: 40_000,

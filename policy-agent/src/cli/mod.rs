@@ -23,7 +23,7 @@ const DEFAULT_BPFFS: &str = "/sys/fs/bpf/sluice";
 /// `explain` says, without touching the kernel, what would happen to a connection and which rule decides it.
 #[derive(Debug, Parser)]
 #[command(name = "policy-agent", version, propagate_version = true)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `policy_agent=debug`.
@@ -109,7 +109,7 @@ struct UninstallArgs {
     socket: SocketArg,
 }
 
-pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log)
         .map_err(|e| anyhow::anyhow!("--log {:?}: {e}", arguments.log))?;
     tracing_subscriber::fmt()

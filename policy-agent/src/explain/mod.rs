@@ -9,7 +9,7 @@ mod query;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use policy_common::parse::Ip;
+use policy_common::parse::Scratch;
 use policy_common::{Arrival, Direction, DropReason, PassReason, Slice, Verdict, decide};
 use serde::Serialize;
 
@@ -111,7 +111,7 @@ impl Explainer {
         let bytes = frame(ends.from, ends.to, protocol);
         // Each question stands for a new connection.
         self.tables.forget_flows();
-        let verdict = decide(&Slice(&bytes), &self.tables, &arrival, &mut Ip::EMPTY.clone());
+        let verdict = decide(&Slice(&bytes), &self.tables, &arrival, &mut Scratch::EMPTY.clone());
         self.words(direction, pod, remote, protocol, verdict)
     }
 

@@ -1,5 +1,7 @@
 //! What an object says, of the kinds that matter here.
 
+use std::borrow::Cow;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -13,8 +15,10 @@ pub(super) fn interpret(kind: Kind, value: &Value) -> Result<Object, Vec<Fault>>
     match kind {
         Kind::NetworkPolicy => {
             // Exports of Kubernetes 1.24 to 1.27 carry a status, which says nothing.
-            let mut value = value.clone();
-            if let Some(map) = value.as_object_mut() {
+            let mut value = Cow::Borrowed(value);
+            if value.get("status").is_some()
+                && let Some(map) = value.to_mut().as_object_mut()
+            {
                 map.remove("status");
             }
             read(&value, Unknown::Fault, |typed| convert::policy(&typed).map(Object::Policy))

@@ -84,6 +84,15 @@ impl FolderWatch {
         Ok(watch)
     }
 
+    /// As where inotify has failed.
+    #[cfg(test)]
+    pub(super) fn by_looking(dir: impl Into<PathBuf>) -> io::Result<Self> {
+        let mut watch = Self::new(dir)?;
+        (watch.inotify, watch.watched) = (None, None);
+        watch.look();
+        Ok(watch)
+    }
+
     /// Waits for the next change to be done. Nothing is lost when it is dropped before.
     pub async fn changed(&mut self) {
         loop {
@@ -111,6 +120,9 @@ impl FolderWatch {
     }
 
     fn poll(&mut self) {
+        if self.look() {
+            self.settle.touch(Instant::now());
+        }
         let now = place(&self.dir);
         if now != self.watched.map(|w| w.place) && self.inotify.is_some() {
             // A folder that is there and can't be watched is no news every time.
@@ -119,9 +131,6 @@ impl FolderWatch {
             if before || self.watched.is_some() {
                 self.settle.touch(Instant::now());
             }
-        }
-        if self.look() {
-            self.settle.touch(Instant::now());
         }
         self.next_poll = Instant::now() + if now.is_some() { POLL } else { POLL_MISSING };
     }

@@ -9,13 +9,14 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf
 use bytemuck::bytes_of;
 use ipnet::IpNet;
 use policy_common::maps::{
-    COUNTER_PASS_BASE, COUNTERS, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, PORTS_PER_PROTOCOL, RowRef,
+    COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef,
     Sets, Settings, SlotRef,
 };
 use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
 
 use super::BpfError;
+use super::index4::{self, Index4};
 use crate::plan::Op;
 
 const ENDPOINT: usize = size_of::<Endpoint>();
@@ -32,6 +33,9 @@ pub(super) struct Maps {
     ports: Array<MapData, [u8; 4]>,
     rows: Array<MapData, [u8; 4]>,
     bits: Array<MapData, u64>,
+    index4: Array<MapData, [u8; 4]>,
+    /// What `index4` holds.
+    index: Index4,
     settings: Array<MapData, [u8; 8]>,
     counts: PerCpuArray<MapData, [u8; 16]>,
     events: Option<RingBuf<MapData>>,
@@ -46,7 +50,11 @@ where
 
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        let index4: Array<MapData, [u8; 4]> = take(ebpf, "INDEX4")?;
+        let blocks = index4.len().saturating_sub(INDEX_TOP) / INDEX_BLOCK;
         Ok(Self {
+            index4,
+            index: Index4::new(blocks),
             slots: take(ebpf, "SLOTS")?,
             slots_high: take(ebpf, "SLOTS_HIGH")?,
             endpoints: take(ebpf, "ENDPOINTS")?,
@@ -85,12 +93,17 @@ impl Maps {
             Op::Slot { ifindex, slot } => self.write_slot(ifindex, slot),
             Op::Barrier => {
                 barrier();
+                self.index.barrier();
                 Ok(())
             }
         }
     }
 
     fn write_peer(&mut self, address: IpAddr, class: Option<u32>) -> Result<(), MapError> {
+        if let IpAddr::V4(v4) = address {
+            let writes = self.index.set_exact(v4, class);
+            self.write_index(writes)?;
+        }
         match (address, class) {
             (IpAddr::V4(v4), Some(class)) => self.peers4.insert(v4.octets(), four(Class { class }), 0),
             (IpAddr::V6(v6), Some(class)) => self.peers6.insert(v6.octets(), four(Class { class }), 0),
@@ -102,6 +115,8 @@ impl Maps {
     fn write_cidr(&mut self, net: IpNet, class: Option<u32>) -> Result<(), MapError> {
         match net {
             IpNet::V4(net) => {
+                let writes = self.index.set_prefix(net, class);
+                self.write_index(writes)?;
                 let key = Key::new(u32::from(net.prefix_len()), net.network().octets());
                 match class {
                     Some(class) => self.cidrs4.insert(&key, four(Class { class }), 0),
@@ -116,6 +131,10 @@ impl Maps {
                 }
             }
         }
+    }
+
+    fn write_index(&mut self, writes: Vec<index4::Write>) -> Result<(), MapError> {
+        writes.into_iter().try_for_each(|(cell, class)| self.index4.set(cell, four(Cell { class }), 0))
     }
 
     fn write_slot(&mut self, ifindex: u32, slot: Option<u32>) -> Result<(), MapError> {

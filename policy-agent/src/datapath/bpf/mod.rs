@@ -7,6 +7,7 @@
 
 mod attach;
 mod clock;
+mod index4;
 mod maps;
 mod pins;
 mod qdisc;

@@ -11,14 +11,15 @@ pub fn policy(typed: &networking::NetworkPolicy) -> Result<Policy, Vec<Fault>> {
     let mut faults = Faults::default();
     let id = object_name(&typed.metadata, &Field::Root.key("metadata"), &mut faults);
     // An absent spec is an empty one, and that isolates the namespace for ingress (rows 1, 12, 14).
-    let spec = typed.spec.clone().unwrap_or_default();
+    let empty = networking::NetworkPolicySpec::default();
+    let spec = typed.spec.as_ref().unwrap_or(&empty);
     let at = Field::Root.key("spec");
     let mut convert = Converter { namespace: &id.namespace, faults };
     let subject = spec
         .pod_selector
         .as_ref()
         .map_or_else(Selector::everything, |s| selector(s, &at.key("podSelector"), &mut convert.faults));
-    let (isolates_ingress, isolates_egress) = convert.directions(&spec, &at);
+    let (isolates_ingress, isolates_egress) = convert.directions(spec, &at);
     let ingress_at = at.key("ingress");
     let ingress = spec.ingress.iter().flatten().enumerate().map(|(i, rule)| {
         let at = ingress_at.index(i);

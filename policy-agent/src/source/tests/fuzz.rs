@@ -147,22 +147,3 @@ proptest! {
         check("a.json", &apply(&json(), &changes));
     }
 }
-
-#[test]
-fn timing() {
-    let rule = "  - from:\n    - ipBlock: {cidr: 10.0.0.0/8}\n    - podSelector:\n        matchLabels:\n          app: web\n    ports:\n    - port: 80\n      protocol: TCP\n";
-    for n in [10_000, 20_000, 40_000] {
-    let text = policy_text("x", &format!("podSelector: {{}}\ningress:\n{}", rule.repeat(n)));
-    let t = std::time::Instant::now();
-    let chunk = super::super::yaml::split(&text)[0];
-    let v = super::super::yaml::parse(chunk).unwrap();
-    println!("{n}: {} KB parse {:?}", text.len() >> 10, t.elapsed());
-    let t = std::time::Instant::now();
-    let _ = super::super::interpret::interpret(Kind::NetworkPolicy, &v).unwrap();
-    println!("interpret {:?}", t.elapsed());
-    let t = std::time::Instant::now();
-    let j = v.to_string();
-    let _: super::super::json::Unique = serde_json::from_str(&j).unwrap();
-    println!("json {:?}", t.elapsed());
-    }
-}

@@ -214,6 +214,25 @@ async fn a_folder_that_is_not_there_yet() {
     assert!(it.told().await < Duration::from_millis(400));
 }
 
+#[tokio::test]
+async fn without_inotify_changes_are_found_by_looking() {
+    let mut it = Watched::new();
+    it.watch = FolderWatch::by_looking(it.at("")).expect("a watch");
+    for content in ["a: 22", "a: 333"] {
+        fs::write(it.at("a.yaml"), content).expect("a file");
+        assert!(it.told().await < Duration::from_secs(3));
+    }
+    fs::remove_file(it.at("a.yaml")).expect("removed");
+    assert!(it.told().await < Duration::from_secs(3));
+    it.quiet(2500).await;
+}
+
+#[test]
+fn a_watch_may_be_another_tasks() {
+    fn is_send<T: Send>() {}
+    is_send::<FolderWatch>();
+}
+
 #[test]
 fn without_a_runtime_there_is_an_error() {
     assert!(FolderWatch::new("/").is_err());

@@ -51,7 +51,8 @@ fn main() -> anyhow::Result<()> {
                 programs = report::programs(&mut datapath)?;
                 maps = report::map_memory(&pins.0)?;
             }
-            for scenario in scenario::all(size) {
+            let only = std::env::var("SLUICE_BENCH_ONLY").unwrap_or_default();
+            for scenario in scenario::all(size).into_iter().filter(|s| s.name.contains(&only)) {
                 eprintln!("measuring: {} ({})", scenario.name, scenario.size);
                 rows.push(scenario::measure(&mut datapath, ifindex, &scenario)?);
             }

@@ -1,0 +1,404 @@
+//! Connections under policies that change, with real sockets through the real agent.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use sluice_netns::{
+    ALLOW_TIMEOUT, DENY_TIMEOUT, Netns, NodeSpec, Outcome, PodSpec, TcpConn, UdpConn, World, WorldBuilder,
+    tcp_connect,
+};
+use sluice_tests::agent_world::{Lab, policy, policy_file, shell};
+
+/// `guest/client` on node1 and servers on both nodes.
+fn shop() -> WorldBuilder {
+    let server = |name, node| PodSpec::new("shop", name, node).serve_tcp(80).serve_udp(5300);
+    World::builder("slconn")
+        .node(NodeSpec::new("node1"))
+        .node(NodeSpec::new("node2"))
+        .pod(PodSpec::new("guest", "client", "node1").serve_tcp(80).serve_udp(5300))
+        .pod(server("near", "node1"))
+        .pod(server("far", "node2"))
+}
+
+const SERVERS: [&str; 2] = ["shop/near", "shop/far"];
+
+/// Connections of the client to a port of both servers over both families.
+fn connections(lab: &Lab) -> Result<Vec<TcpConn>> {
+    let mut all = Vec::new();
+    for server in SERVERS {
+        for to in lab.sockets(server, 80)? {
+            all.push(lab.connect("guest/client", to)?);
+        }
+    }
+    Ok(all)
+}
+
+fn datagrams(lab: &Lab) -> Result<Vec<UdpConn>> {
+    let ns = lab.ns("guest/client")?;
+    let mut all = Vec::new();
+    for server in SERVERS {
+        for to in lab.sockets(server, 5300)? {
+            all.push(UdpConn::open(&ns, to)?);
+        }
+    }
+    Ok(all)
+}
+
+/// What comes of an echo on all of them at the same time.
+fn echo_all(tcp: &mut [TcpConn], udp: &mut [UdpConn], timeout: Duration) -> Vec<Outcome> {
+    thread::scope(|scope| {
+        let mut running: Vec<_> =
+            tcp.iter_mut().map(|conn| scope.spawn(move || conn.echo(timeout))).collect();
+        running.extend(udp.iter_mut().map(|conn| scope.spawn(move || conn.echo(timeout))));
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Outcome::Failed("a panic".to_owned())))
+            .collect()
+    })
+}
+
+#[track_caller]
+fn expect_echo(tcp: &mut [TcpConn], udp: &mut [UdpConn], expected: &Outcome) {
+    let timeout = if *expected == Outcome::Open { ALLOW_TIMEOUT } else { DENY_TIMEOUT };
+    let outcomes = echo_all(tcp, udp, timeout);
+    assert!(outcomes.iter().all(|outcome| outcome == expected), "not all {expected}: {outcomes:?}");
+}
+
+/// Both ends of one connection, to a port where nobody else listens: the server end can speak first.
+fn pair(lab: &Lab, from: &str, to: SocketAddr, server: &str) -> Result<(TcpStream, TcpStream)> {
+    let listener = lab.ns(server)?.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, to.port())))??;
+    let client = lab.ns(from)?.run(|| TcpStream::connect_timeout(&to, ALLOW_TIMEOUT))??;
+    let (accepted, _) = listener.accept()?;
+    for stream in [&client, &accepted] {
+        stream.set_nodelay(true)?;
+    }
+    Ok((client, accepted))
+}
+
+/// Whether a byte that one end writes arrives at the other.
+fn arrives(from: &mut TcpStream, to: &mut TcpStream, timeout: Duration) -> Result<bool> {
+    from.write_all(b"x")?;
+    to.set_read_timeout(Some(timeout))?;
+    match to.read(&mut [0]) {
+        Ok(1) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        other => anyhow::bail!("reading: {other:?}"),
+    }
+}
+
+#[test]
+fn answers_pass_where_the_other_direction_is_denied() -> Result<()> {
+    let lab = Lab::start(shop())?;
+    lab.apply("guest/deny", "podSelector: {}, policyTypes: [Ingress]")?;
+    lab.apply("shop/deny", "podSelector: {}, policyTypes: [Egress]")?;
+    lab.expect(
+        "guest/client shop/near    tcp/80   opens
+         guest/client shop/far     tcp/80   opens
+         guest/client shop/near    udp/5300 opens
+         guest/client shop/far     udp/5300 opens
+         guest/client shop/near    ping     opens
+         guest/client shop/far     ping     opens
+         guest/client shop/far     tcp/81   refused
+         guest/client shop/near    udp/81   refused
+         shop/near    guest/client tcp/80   hangs
+         shop/far     guest/client tcp/80   hangs
+         shop/near    guest/client udp/5300 hangs
+         shop/far     guest/client ping     hangs",
+    );
+    expect_echo(&mut connections(&lab)?, &mut datagrams(&lab)?, &Outcome::Open);
+    // That somebody has called gives nobody a right to call back.
+    lab.delete("shop/deny")?;
+    lab.expect(
+        "shop/near guest/client tcp/80   hangs
+         shop/far  guest/client udp/5300 hangs
+         shop/far  guest/client ping     hangs",
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_forbidden_stops_at_once_and_what_is_allowed_again_goes_on() -> Result<()> {
+    const ALLOW: &str = "podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]";
+    let lab = Lab::start(shop())?;
+    lab.apply("shop/allow", ALLOW)?;
+    let (mut tcp, mut udp) = (connections(&lab)?, datagrams(&lab)?);
+    expect_echo(&mut tcp, &mut udp, &Outcome::Open);
+    lab.apply("shop/allow", "podSelector: {}, policyTypes: [Ingress]")?;
+    expect_echo(&mut tcp, &mut udp, &Outcome::TimedOut);
+    lab.apply("shop/allow", ALLOW)?;
+    expect_echo(&mut tcp, &mut udp, &Outcome::Open);
+    // The same at the other end.
+    lab.apply("guest/out", "podSelector: {}, policyTypes: [Egress]")?;
+    expect_echo(&mut tcp, &mut udp, &Outcome::TimedOut);
+    lab.apply("guest/out", "podSelector: {}, policyTypes: [Egress], egress: [{}]")?;
+    expect_echo(&mut tcp, &mut udp, &Outcome::Open);
+    Ok(())
+}
+
+#[test]
+fn a_revoked_connection_carries_nothing_in_either_direction() -> Result<()> {
+    let lab = Lab::start(shop())?;
+    let mut ends = Vec::new();
+    for server in SERVERS {
+        for (to, port) in lab.sockets(server, 0)?.into_iter().zip([7004, 7006]) {
+            ends.push((server, pair(&lab, "guest/client", SocketAddr::new(to.ip(), port), server)?));
+        }
+    }
+    lab.apply("shop/deny", "podSelector: {}, ingress: [{ports: [{port: 80}]}]")?;
+    // The server end speaks first: its direction is isolated by nothing.
+    let both = |(client, server): &mut (TcpStream, TcpStream)| -> Result<(bool, bool)> {
+        let to_client = arrives(server, client, DENY_TIMEOUT)?;
+        Ok((to_client, arrives(client, server, DENY_TIMEOUT)?))
+    };
+    thread::scope(|scope| {
+        let running: Vec<_> = ends
+            .iter_mut()
+            .map(|(server, pair)| scope.spawn(move || (*server, both(pair))))
+            .collect();
+        for thread in running {
+            let (server, arrived) = thread.join().unwrap();
+            assert_eq!(arrived.unwrap(), (false, false), "(to the client, to the server) of {server}");
+        }
+    });
+    Ok(())
+}
+
+#[test]
+fn connections_from_before_the_policy_are_judged_by_who_opened_them() -> Result<()> {
+    let lab = Lab::start(shop())?;
+    let (mut out_tcp, mut out_udp) = (connections(&lab)?, datagrams(&lab)?);
+    expect_echo(&mut out_tcp, &mut out_udp, &Outcome::Open);
+    let (mut in_tcp, mut in_udp) = (Vec::new(), Vec::new());
+    for from in SERVERS {
+        for (tcp, udp) in lab.sockets("guest/client", 80)?.into_iter().zip(lab.sockets("guest/client", 5300)?) {
+            in_tcp.push(lab.connect(from, tcp)?);
+            in_udp.push(UdpConn::open(&lab.ns(from)?, udp)?);
+        }
+    }
+    expect_echo(&mut in_tcp, &mut in_udp, &Outcome::Open);
+    lab.apply("guest/deny", "podSelector: {}, policyTypes: [Ingress]")?;
+    expect_echo(&mut out_tcp, &mut out_udp, &Outcome::Open);
+    expect_echo(&mut in_tcp, &mut in_udp, &Outcome::TimedOut);
+    // In the other direction, the other ones.
+    lab.delete("guest/deny")?;
+    expect_echo(&mut in_tcp, &mut in_udp, &Outcome::Open);
+    lab.apply("guest/deny", "podSelector: {}, policyTypes: [Egress]")?;
+    expect_echo(&mut out_tcp, &mut out_udp, &Outcome::TimedOut);
+    expect_echo(&mut in_tcp, &mut in_udp, &Outcome::Open);
+    Ok(())
+}
+
+#[test]
+fn a_pushing_server_reaches_a_client_that_was_isolated_later() -> Result<()> {
+    let lab = Lab::start(shop())?;
+    let mut ends = Vec::new();
+    for server in SERVERS {
+        for (to, port) in lab.sockets(server, 0)?.into_iter().zip([7004, 7006]) {
+            ends.push((server, pair(&lab, "guest/client", SocketAddr::new(to.ip(), port), server)?));
+        }
+    }
+    lab.apply("guest/deny", "podSelector: {}, policyTypes: [Ingress]")?;
+    for (server, (client, accepted)) in &mut ends {
+        ensure!(arrives(accepted, client, ALLOW_TIMEOUT)?, "{server} cannot push to its client");
+    }
+    Ok(())
+}
+
+#[test]
+fn many_flows_at_once() -> Result<()> {
+    const FLOWS: usize = 150;
+    let lab = Lab::start(shop())?;
+    lab.apply("guest/deny", "podSelector: {}, policyTypes: [Ingress]")?;
+    lab.apply("shop/allow", "podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}], policyTypes: [Ingress, Egress]")?;
+    let ns = lab.ns("guest/client")?;
+    let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+    for index in 0..FLOWS {
+        let server = SERVERS[index % 2];
+        tcp.push(lab.connect("guest/client", lab.sockets(server, 80)?[index / 2 % 2])?);
+        udp.push(UdpConn::open(&ns, lab.sockets(server, 5300)?[index / 2 % 2])?);
+    }
+    expect_echo(&mut tcp, &mut udp, &Outcome::Open);
+    lab.apply("shop/allow", "podSelector: {}, policyTypes: [Ingress, Egress]")?;
+    expect_echo(&mut tcp, &mut udp, &Outcome::TimedOut);
+    Ok(())
+}
+
+#[test]
+fn a_large_transfer_and_large_datagrams_pass_whole() -> Result<()> {
+    const BYTES: usize = 8 << 20;
+    let lab = Lab::start(shop())?;
+    lab.apply("guest/deny", "podSelector: {}, policyTypes: [Ingress]")?;
+    lab.apply(
+        "shop/allow",
+        "podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 80}, {port: 5300, protocol: UDP}]}]",
+    )?;
+    // What comes to the client from the other node meets a smaller MTU at the client's, whose error must reach the server:
+    // it is isolated too. Neither end knows of it.
+    shell(&lab.ns("node1")?, "ip link set cni0 mtu 1300")?;
+    let ns = lab.ns("guest/client")?;
+    let pattern: Vec<u8> = (0..BYTES).map(|n| u8::try_from(n * 31 % 251).unwrap_or_default()).collect();
+    thread::scope(|scope| -> Result<()> {
+        let mut running = Vec::new();
+        for server in SERVERS {
+            for (tcp, udp) in lab.sockets(server, 80)?.into_iter().zip(lab.sockets(server, 5300)?) {
+                let (ns, pattern) = (&ns, &pattern);
+                running.push((server, scope.spawn(move || transfer(ns, tcp, pattern))));
+                running.push((server, scope.spawn(move || fragments(ns, udp))));
+            }
+        }
+        for (server, thread) in running {
+            thread.join().unwrap().with_context(|| server.to_owned())?;
+        }
+        Ok(())
+    })
+}
+
+/// Sends everything and gets everything back, in pieces as large as the kernel likes.
+fn transfer(ns: &Netns, to: SocketAddr, pattern: &[u8]) -> Result<()> {
+    let stream = ns.run(|| TcpStream::connect_timeout(&to, ALLOW_TIMEOUT))??;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| (&stream).write_all(pattern));
+        let mut back = vec![0; pattern.len()];
+        (&stream).read_exact(&mut back).with_context(|| format!("{to}: reading it back"))?;
+        writer.join().unwrap().with_context(|| format!("{to}: writing"))?;
+        ensure!(back == pattern, "{to}: another content");
+        stream.shutdown(Shutdown::Both)?;
+        Ok(())
+    })
+}
+
+/// A datagram of two fragments, and its echo.
+fn fragments(ns: &Netns, to: SocketAddr) -> Result<()> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = ns.run(|| UdpSocket::bind((any, 0)))??;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let datagram = [b'f'; 2000];
+    let mut buffer = [0; 4096];
+    // The first ones may be lost to path-MTU discovery.
+    for _ in 0..6 {
+        let _ = socket.send(&datagram);
+        if let Ok(length) = socket.recv(&mut buffer) {
+            ensure!(length == datagram.len(), "{to}: {length} bytes came back");
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{to}: no datagram of two fragments came back")
+}
+
+/// Counts what arrives on a port that is never allowed.
+fn count_arrivals(ns: &Netns, port: u16, stop: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
+    let (tcp, udp) = ns.run(|| -> io::Result<_> {
+        let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+        tcp.set_nonblocking(true)?;
+        let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
+        udp.set_read_timeout(Some(Duration::from_millis(20)))?;
+        Ok((tcp, udp))
+    })??;
+    while !stop.load(Ordering::Relaxed) {
+        if tcp.accept().is_ok() {
+            arrived.fetch_add(1, Ordering::Relaxed);
+        }
+        if udp.recv(&mut [0; 16]).is_ok() {
+            arrived.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+/// Echoes until it is told to stop: how many came back. None may be lost, and none may take as long as sending again.
+fn echo_on(mut echo: impl FnMut() -> Outcome, stop: &AtomicBool) -> Result<u64> {
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let outcome = echo();
+        ensure!(outcome == Outcome::Open, "echo {count} is {outcome}");
+        count += 1;
+        thread::sleep(Duration::from_micros(500));
+    }
+    Ok(count)
+}
+
+fn knock(ns: &Netns, to: SocketAddr, stop: &AtomicBool) -> Result<u64> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = ns.run(|| UdpSocket::bind((any, 0)))??;
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..20 {
+            socket.send_to(b"knock", to)?;
+            thread::sleep(Duration::from_millis(1));
+        }
+        let outcome = tcp_connect(ns, to, Duration::from_millis(20));
+        ensure!(outcome == Outcome::TimedOut, "a connection to the denied port is {outcome}");
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Two sets of policies that agree on the ports 80 and 5300 (allowed) and 9999 (denied), and on nothing else.
+fn flip(lab: &Lab, way: bool) -> Result<()> {
+    let [ingress, egress] = if way {
+        ["ingress: [{ports: [{port: 80}, {port: 5300, protocol: UDP}]}]", "egress: [{}]"]
+    } else {
+        [
+            "ingress: [{from: [{namespaceSelector: {}}], ports: [{port: 1, endPort: 9998}, {protocol: UDP, port: 5000, endPort: 6000}]},
+              {from: [{ipBlock: {cidr: 192.0.2.0/24}}]}]",
+            "egress: [{to: [{podSelector: {}}]}, {to: [{ipBlock: {cidr: 10.244.0.0/16, except: [10.244.9.0/24]}},
+              {ipBlock: {cidr: 'fd00:10:244::/48'}}]}]",
+        ]
+    };
+    for (name, spec) in [
+        ("shop/in", format!("podSelector: {{}}, policyTypes: [Ingress, Egress], {ingress}")),
+        ("guest/out", format!("podSelector: {{}}, policyTypes: [Ingress, Egress], {egress}")),
+    ] {
+        lab.manifests.write(&policy_file(name), &policy(name, &spec))?;
+    }
+    lab.sync()
+}
+
+#[test]
+fn fifty_flips_lose_nothing_that_both_allow_and_let_nothing_through_that_both_deny() -> Result<()> {
+    const FLIPS: u32 = 50;
+    const DENIED: u16 = 9999;
+    let lab = Lab::start(shop().pod(PodSpec::new("guest", "knocker", "node1")))?;
+    flip(&lab, true)?;
+    let (tcp, udp) = (connections(&lab)?, datagrams(&lab)?);
+    let knocker = lab.ns("guest/knocker")?;
+    let (stop, arrived) = (AtomicBool::new(false), AtomicU64::new(0));
+    let began = Instant::now();
+    let counts = thread::scope(|scope| -> Result<Vec<u64>> {
+        let mut echoes = Vec::new();
+        for mut conn in tcp {
+            let stop = &stop;
+            echoes.push(scope.spawn(move || echo_on(|| conn.echo(ALLOW_TIMEOUT), stop)));
+        }
+        for mut conn in udp {
+            let stop = &stop;
+            echoes.push(scope.spawn(move || echo_on(|| conn.echo(Duration::from_secs(2)), stop)));
+        }
+        let mut listeners = Vec::new();
+        for server in SERVERS {
+            let (ns, stop, arrived) = (lab.ns(server)?, &stop, &arrived);
+            listeners.push(scope.spawn(move || count_arrivals(&ns, DENIED, stop, arrived)));
+            for to in lab.sockets(server, DENIED)? {
+                let (knocker, stop) = (&knocker, stop);
+                echoes.push(scope.spawn(move || knock(knocker, to, stop)));
+            }
+        }
+        let flips = (0..FLIPS).try_for_each(|n| flip(&lab, n % 2 == 1));
+        stop.store(true, Ordering::Relaxed);
+        for listener in listeners {
+            listener.join().unwrap()?;
+        }
+        flips?;
+        echoes.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })?;
+    eprintln!("{FLIPS} flips in {:?}, echoes and knocks: {counts:?}", began.elapsed());
+    assert_eq!(arrived.into_inner(), 0, "packets to the denied port arrived");
+    assert!(counts.iter().all(|count| *count > 10), "too little was tried: {counts:?}");
+    Ok(())
+}
