@@ -7,4 +7,5 @@ pub mod endpoints;
 pub mod explain;
 pub mod model;
 pub mod plan;
+mod ready;
 pub mod source;

@@ -179,8 +179,7 @@ impl<T: Tables> Judge<'_, T> {
         }
         let direction = self.arrival.direction;
         // Policy is in cache, the flow often is not: most of a flood of denied packets stops here.
-        let by_policy =
-            self.allowed(direction.opposite(), class, ip.protocol, ip.src_port).unwrap_or(false);
+        let by_policy = self.allowed(direction.opposite(), class, ip.protocol, ip.src_port).unwrap_or(false);
         if !by_policy && direction == Direction::Ingress {
             return false;
         }
@@ -230,13 +229,7 @@ impl<T: Tables> Judge<'_, T> {
     /// Whether today's policy allows `direction` between the pod and an address of `class`. `port` is that of the
     /// connection's destination; protocols without ports ignore it.
     #[inline(always)]
-    fn allowed(
-        &self,
-        direction: Direction,
-        class: u32,
-        protocol: u8,
-        port: u16,
-    ) -> Result<bool, DropReason> {
+    fn allowed(&self, direction: Direction, class: u32, protocol: u8, port: u16) -> Result<bool, DropReason> {
         let set = self.set(direction);
         if set == 0 {
             return Ok(true);

@@ -2,11 +2,12 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use policy_common::parse::Scratch;
 use policy_common::maps::{
     Addr4, Addr6, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flow, FlowKey, FragmentKey,
-    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef,
+    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings,
+    SlotRef,
 };
+use policy_common::parse::Scratch;
 
 /// Interface index -> slot, for the indices of every ordinary node.
 #[btf_map]

@@ -169,7 +169,10 @@ impl Lab {
         let answers = explain_batch(&self.binary, self.manifests.path(), &flows)?;
         for (expectation, answer) in asked.iter().zip(answers) {
             if answer.allows() != (expectation.expected != Outcome::TimedOut) {
-                wrong.push(format!("{} ({}): explain says {answer:?}", expectation.line, expectation.probe.to));
+                wrong.push(format!(
+                    "{} ({}): explain says {answer:?}",
+                    expectation.line, expectation.probe.to
+                ));
             }
         }
         Ok(wrong)

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use policy_agent::explain::TransportProtocol;
+use policy_agent::model::Protocol;
 use policy_agent::model::{Cluster, ObjectName};
 use policy_agent::plan::LocalEndpoint;
 use policy_agent::source::{Store, read_folder};
-use policy_agent::explain::TransportProtocol;
-use policy_agent::model::Protocol;
 
 /// Writes the cluster as manifests and reads them back through the agent's source.
 pub fn read(cluster: &sluice_oracle::Cluster) -> anyhow::Result<Cluster> {
@@ -22,7 +22,11 @@ pub fn read(cluster: &sluice_oracle::Cluster) -> anyhow::Result<Cluster> {
 }
 
 /// Gives every endpoint one of the interfaces; the same pod name always gets the same one.
-pub fn place(cluster: &Cluster, interfaces: &mut BTreeMap<ObjectName, u32>, pool: &[u32]) -> Vec<LocalEndpoint> {
+pub fn place(
+    cluster: &Cluster,
+    interfaces: &mut BTreeMap<ObjectName, u32>,
+    pool: &[u32],
+) -> Vec<LocalEndpoint> {
     let mut locals = Vec::new();
     for pod in cluster.pods.values().filter(|p| p.is_selectable() && !p.addresses.is_empty()) {
         let next = interfaces.len();

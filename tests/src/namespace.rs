@@ -17,7 +17,11 @@ pub fn with_interfaces<T: Send>(
         let output = node
             .ns()
             .output(Command::new("ip").args(["link", "add", &host, "type", "veth", "peer", "name", &pod]))?;
-        anyhow::ensure!(output.status.success(), "ip link add {host}: {}", String::from_utf8_lossy(&output.stderr));
+        anyhow::ensure!(
+            output.status.success(),
+            "ip link add {host}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     node.ns().run(|| {
         let indices: Vec<u32> = (0..count)

@@ -39,5 +39,8 @@ fn explain_agrees_with_the_oracle() {
         }
     }
     println!("{flows} flows, {denied} denied");
-    assert!(denied > flows / 10 && denied < flows * 9 / 10, "the flows tell nothing: {denied} of {flows} denied");
+    assert!(
+        denied > flows / 10 && denied < flows * 9 / 10,
+        "the flows tell nothing: {denied} of {flows} denied"
+    );
 }

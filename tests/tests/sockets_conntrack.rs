@@ -155,10 +155,8 @@ fn a_revoked_connection_carries_nothing_in_either_direction() -> Result<()> {
         Ok((to_client, arrives(client, server, DENY_TIMEOUT)?))
     };
     thread::scope(|scope| {
-        let running: Vec<_> = ends
-            .iter_mut()
-            .map(|(server, pair)| scope.spawn(move || (*server, both(pair))))
-            .collect();
+        let running: Vec<_> =
+            ends.iter_mut().map(|(server, pair)| scope.spawn(move || (*server, both(pair)))).collect();
         for thread in running {
             let (server, arrived) = thread.join().unwrap();
             assert_eq!(arrived.unwrap(), (false, false), "(to the client, to the server) of {server}");
@@ -174,7 +172,8 @@ fn connections_from_before_the_policy_are_judged_by_who_opened_them() -> Result<
     expect_echo(&mut out_tcp, &mut out_udp, &Outcome::Open);
     let (mut in_tcp, mut in_udp) = (Vec::new(), Vec::new());
     for from in SERVERS {
-        for (tcp, udp) in lab.sockets("guest/client", 80)?.into_iter().zip(lab.sockets("guest/client", 5300)?) {
+        for (tcp, udp) in lab.sockets("guest/client", 80)?.into_iter().zip(lab.sockets("guest/client", 5300)?)
+        {
             in_tcp.push(lab.connect(from, tcp)?);
             in_udp.push(UdpConn::open(&lab.ns(from)?, udp)?);
         }
@@ -213,7 +212,10 @@ fn many_flows_at_once() -> Result<()> {
     const FLOWS: usize = 150;
     let lab = Lab::start(shop())?;
     lab.apply("guest/deny", "podSelector: {}, policyTypes: [Ingress]")?;
-    lab.apply("shop/allow", "podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}], policyTypes: [Ingress, Egress]")?;
+    lab.apply(
+        "shop/allow",
+        "podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}], policyTypes: [Ingress, Egress]",
+    )?;
     let ns = lab.ns("guest/client")?;
     let (mut tcp, mut udp) = (Vec::new(), Vec::new());
     for index in 0..FLOWS {

@@ -113,7 +113,10 @@ fn no_third_verdict_between_any_two_writes() {
             }
             let all = self::questions(&cluster, seed, &locals);
             assert_eq!(answers(&tables, &all), answers(&fresh, &all), "seed {seed}");
-            assert_eq!(planner.plan(&compiled, &locals).unwrap().iter().filter(|op| **op != Op::Barrier).count(), 0);
+            assert_eq!(
+                planner.plan(&compiled, &locals).unwrap().iter().filter(|op| **op != Op::Barrier).count(),
+                0
+            );
             planner.applied();
             present = locals;
         }

@@ -32,7 +32,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         step::run("building the bench", &workspace.logs(), "bench-build", &mut command)?;
     }
     if !root::is_root() {
-        let json: &[&str] = if options.json { &["bench", "--built", "--json"] } else { &["bench", "--built"] };
+        let json: &[&str] =
+            if options.json { &["bench", "--built", "--json"] } else { &["bench", "--built"] };
         return root::become_root(json);
     }
     let mut command = workspace.command(profile);

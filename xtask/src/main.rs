@@ -91,8 +91,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Setup { check: true } => setup::check(&workspace),
         Task::Setup { check: false } => setup::all(&workspace),
         Task::Build { debug_log } => {
-            let variant =
-                if *debug_log { bpf_build::Variant::DebugLog } else { bpf_build::Variant::Plain };
+            let variant = if *debug_log { bpf_build::Variant::DebugLog } else { bpf_build::Variant::Plain };
             agent_build::all(&workspace, Scope::BUILD, variant)
         }
         Task::Demo { built } => show(&workspace, *built),

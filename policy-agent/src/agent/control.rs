@@ -133,9 +133,7 @@ pub async fn ask(socket: &Path, request: Request, timeout: Duration) -> anyhow::
     let named = || format!("asking the agent at {}", socket.display());
     match tokio::time::timeout(timeout, exchange).await {
         Ok(reply) => reply.with_context(named),
-        Err(_) if socket.exists() => {
-            Err(anyhow::anyhow!("no answer within {timeout:?}")).with_context(named)
-        }
+        Err(_) if socket.exists() => Err(anyhow::anyhow!("no answer within {timeout:?}")).with_context(named),
         Err(_) => Err(anyhow::anyhow!("no agent is running there")).with_context(named),
     }
 }

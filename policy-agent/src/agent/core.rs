@@ -1,6 +1,7 @@
 //! The pipeline from end to end: read, compile, plan, apply, attach.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use policy_common::maps::Event;
@@ -12,7 +13,7 @@ use crate::compile::{Compiled, Scope, compile};
 use crate::datapath::bpf::BpfDatapath;
 use crate::datapath::enforce;
 use crate::endpoints::{Cache, Interface, Scan, scan};
-use crate::model::{Cluster, ObjectName, Pod};
+use crate::model::{Cluster, ObjectName};
 use crate::plan::{Capacity, LocalEndpoint, Planner};
 use crate::source::{Store, read_folder};
 
@@ -96,8 +97,7 @@ impl Core {
             Err(error) => errors.push(format!("looking for the pods' interfaces: {error}")),
         }
         errors.extend(self.scan.problems.iter().cloned());
-        let scope =
-            Scope::Node { name: self.node.clone(), addresses: self.scan.own_addresses.clone() };
+        let scope = Scope::Node { name: self.node.clone(), addresses: self.scan.own_addresses.clone() };
         let cluster = self.store.cluster();
         let compiled = compile(cluster, &scope);
         let found = find(cluster, &compiled, &self.scan, &mut errors);
@@ -115,8 +115,8 @@ impl Core {
         let locals: Vec<LocalEndpoint> = found
             .iter()
             .filter_map(|(name, found)| {
-                let pod = cluster.pods.get(name)?;
-                Some(LocalEndpoint { pod: name.clone(), ifindex: found.ifindex()?, addresses: pod.addresses.clone() })
+                let addresses = addresses(cluster, name)?.to_vec();
+                Some(LocalEndpoint { pod: name.clone(), ifindex: found.ifindex()?, addresses })
             })
             .collect();
         let changes = match enforce(&mut self.planner, &mut self.datapath, &compiled, &locals) {
@@ -149,7 +149,8 @@ impl Core {
                 Err(error) => errors.push(error.to_string()),
             }
         }
-        let generation = self.status.generation + u64::from(changes + attached > 0 || self.status.generation == 0);
+        let generation =
+            self.status.generation + u64::from(changes + attached > 0 || self.status.generation == 0);
         let endpoints = endpoint_status(&compiled, &found, &failed, synced);
         let status = Status { synced, generation, endpoints, errors };
         if status != self.status {
@@ -191,8 +192,12 @@ fn find(
     let mut found = BTreeMap::new();
     let mut taken: BTreeMap<u32, ObjectName> = BTreeMap::new();
     for name in compiled.endpoints.keys() {
-        let Some(pod) = cluster.pods.get(name) else { continue };
-        let place = place(pod, scan);
+        let Some(addresses) = addresses(cluster, name) else { continue };
+        let place = place(addresses, scan);
+        if matches!(place, Found::Nowhere) && cluster.broken_pods.contains_key(name) {
+            // It may be another node's, and nobody waits for it: its problem is told as the object's.
+            continue;
+        }
         if let Found::Several = place {
             errors.push(format!("pod {name}: its addresses are behind different interfaces"));
         }
@@ -213,8 +218,13 @@ fn find(
     found
 }
 
-fn place(pod: &Pod, scan: &Scan) -> Found {
-    let mut interfaces = pod.addresses.iter().filter_map(|address| scan.interfaces.get(address));
+fn addresses<'a>(cluster: &'a Cluster, name: &ObjectName) -> Option<&'a [IpAddr]> {
+    let broken = || cluster.broken_pods.get(name);
+    cluster.pods.get(name).map(|pod| &pod.addresses).or_else(broken).map(Vec::as_slice)
+}
+
+fn place(addresses: &[IpAddr], scan: &Scan) -> Found {
+    let mut interfaces = addresses.iter().filter_map(|address| scan.interfaces.get(address));
     let Some(first) = interfaces.next() else { return Found::Nowhere };
     if interfaces.all(|other| other.ifindex == first.ifindex) {
         Found::Interface(first.clone())

@@ -62,8 +62,7 @@ fn batch(explainer: &Explainer) -> anyhow::Result<ExitCode> {
         if line.trim().is_empty() {
             continue;
         }
-        let answer = parse_batch_line(&line)
-            .and_then(|(from, to, port)| explainer.explain(&from, &to, port));
+        let answer = parse_batch_line(&line).and_then(|(from, to, port)| explainer.explain(&from, &to, port));
         let text = match answer {
             Ok(explanation) => serde_json::to_string(&explanation)?,
             Err(error) => {

@@ -178,7 +178,8 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| "must be a number with ms, s or m, such as 10s".to_owned())?;
+    let number: f64 =
+        number.parse().map_err(|_| "must be a number with ms, s or m, such as 10s".to_owned())?;
     let seconds = match unit {
         "ms" => number / 1000.0,
         "s" | "" => number,

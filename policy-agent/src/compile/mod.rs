@@ -100,7 +100,7 @@ pub struct Row {
 pub fn compile(cluster: &Cluster, scope: &Scope) -> Compiled {
     let conflicts = address_conflicts(cluster);
     let mut rules = rules::Compiler::new(cluster);
-    let endpoints = cluster
+    let mut endpoints: BTreeMap<ObjectName, EndpointPolicy> = cluster
         .pods
         .values()
         .filter(|pod| scope.is_endpoint(pod))
@@ -114,6 +114,9 @@ pub fn compile(cluster: &Cluster, scope: &Scope) -> Compiled {
             (pod.id.clone(), policy)
         })
         .collect();
+    for name in cluster.broken_pods.keys() {
+        endpoints.entry(name.clone()).or_insert_with(|| rules.closed());
+    }
     let rules::Output { groups, mut port_sets, sets, named_ports } = rules.finish();
     let classes = peers::classify(cluster, scope, &groups, &named_ports, &conflicts);
     for term in classes.signatures.iter().flatten() {

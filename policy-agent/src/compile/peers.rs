@@ -154,11 +154,7 @@ impl<'a> PodTerms<'a> {
         }
         let matching = self.matching.get(namespace).map_or(&[][..], Vec::as_slice);
         self.known.entry((namespace, &pod.labels)).or_insert_with(|| {
-            matching
-                .iter()
-                .filter(|(selector, _)| selector.matches(&pod.labels))
-                .map(|(_, id)| *id)
-                .collect()
+            matching.iter().filter(|(selector, _)| selector.matches(&pod.labels)).map(|(_, id)| *id).collect()
         })
     }
 }

@@ -91,10 +91,7 @@ mod tests {
     use super::*;
 
     fn block(cidr: &str, except: &[&str]) -> Block {
-        Block {
-            cidr: cidr.parse().unwrap(),
-            except: except.iter().map(|e| e.parse().unwrap()).collect(),
-        }
+        Block { cidr: cidr.parse().unwrap(), except: except.iter().map(|e| e.parse().unwrap()).collect() }
     }
 
     #[test]
@@ -108,8 +105,16 @@ mod tests {
         ];
         let prefixes = Prefixes::new(blocks.iter().map(|(g, b)| (*g, b)));
         for address in [
-            "10.0.0.1", "10.1.0.1", "10.1.2.1", "10.1.2.3", "10.1.2.200", "10.200.1.1", "11.0.0.1", "fd00::1",
-            "fd00:1::1", "fe80::1",
+            "10.0.0.1",
+            "10.1.0.1",
+            "10.1.2.1",
+            "10.1.2.3",
+            "10.1.2.200",
+            "10.200.1.1",
+            "11.0.0.1",
+            "fd00::1",
+            "fd00:1::1",
+            "fe80::1",
         ] {
             let address: IpAddr = address.parse().unwrap();
             let want: BTreeSet<u32> =

@@ -64,7 +64,14 @@ pub(super) struct Output {
 #[derive(Clone, Debug)]
 struct Template {
     peers: PeerRef,
-    ports: Option<(Vec<(Protocol, u16, u16)>, BTreeSet<(Protocol, String)>)>,
+    /// `None`: not restricted.
+    ports: Option<TemplatePorts>,
+}
+
+#[derive(Clone, Debug)]
+struct TemplatePorts {
+    ranges: Vec<(Protocol, u16, u16)>,
+    named: BTreeSet<(Protocol, String)>,
 }
 
 pub(super) struct Compiler<'a> {
@@ -172,14 +179,14 @@ impl<'a> Compiler<'a> {
                     }
                 }
             }
-            (ranges, named)
+            TemplatePorts { ranges, named }
         });
         Template { peers, ports }
     }
 
     /// The rule as it applies to one pod; `None` where it can match nothing.
     fn resolve(&mut self, template: Template, direction: Direction, pod: &Pod) -> Option<SetRule> {
-        let Some((mut ranges, mut named)) = template.ports else {
+        let Some(TemplatePorts { mut ranges, mut named }) = template.ports else {
             return Some(SetRule { peers: template.peers, ports: PortRef::Any });
         };
         if direction == Direction::Ingress {

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 
-use super::ready::readiness;
+use crate::ready::readiness;
 
 /// Tells when an entry of a directory appears or vanishes, or the directory itself does.
 #[derive(Debug)]

@@ -9,7 +9,6 @@
 mod directory;
 mod namespaces;
 mod netlink;
-mod ready;
 mod scan;
 #[cfg(test)]
 mod tests;

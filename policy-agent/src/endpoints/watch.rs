@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
 use super::directory::DirectoryWatch;
-use super::ready::readiness;
+use crate::ready::readiness;
 
 /// A pod comes with a dozen events within a few milliseconds.
 const DEBOUNCE: Duration = Duration::from_millis(20);

@@ -99,14 +99,16 @@ impl Explainer {
         let Some((pod, ifindex)) =
             self.pod_at(own).and_then(|pod| Some((pod, *self.endpoints.get(&pod.id)?)))
         else {
-            return allowed(format!("{own} is no pod that policies can select: nothing restricts its {}", direction.name()));
+            return allowed(format!(
+                "{own} is no pod that policies can select: nothing restricts its {}",
+                direction.name()
+            ));
         };
         if own == remote {
             return allowed(format!("{} reaches itself, whatever the policies say", pod.id));
         }
-        let from_node = direction == Direction::Ingress
-            && ends.from_node.is_some()
-            && ends.from_node == pod.node;
+        let from_node =
+            direction == Direction::Ingress && ends.from_node.is_some() && ends.from_node == pod.node;
         let arrival = Arrival { ifindex, direction, from_node };
         let bytes = frame(ends.from, ends.to, protocol);
         // Each question stands for a new connection.
@@ -128,9 +130,7 @@ impl Explainer {
             Verdict::Pass(PassReason::NotIsolated) => {
                 allowed(format!("no policy isolates {} for {way}", pod.id))
             }
-            Verdict::Pass(PassReason::Host) => {
-                allowed(format!("{}'s own node always reaches it", pod.id))
-            }
+            Verdict::Pass(PassReason::Host) => allowed(format!("{}'s own node always reaches it", pod.id)),
             Verdict::Pass(PassReason::Policy) => self.allowed_by(direction, pod, remote, protocol),
             Verdict::Pass(reason) => allowed(format!("passes as {reason:?}")),
             Verdict::Drop(DropReason::Policy) => self.denied(direction, pod, remote, protocol),
@@ -152,9 +152,8 @@ impl Explainer {
     ) -> Side {
         let signature = self.compiled.signature_of(remote);
         let origins = self.compiled.endpoints.get(&pod.id).map_or(&[][..], |p| p.origins(direction));
-        let decider = origins
-            .iter()
-            .find(|o| self.compiled.rule_allows(&o.content, signature, protocol.port()));
+        let decider =
+            origins.iter().find(|o| self.compiled.rule_allows(&o.content, signature, protocol.port()));
         let way = direction.name();
         match decider.map(|origin| (origin, &origin.policy)) {
             Some((origin, Some(policy))) => Side {

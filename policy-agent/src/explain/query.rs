@@ -40,9 +40,7 @@ impl FromStr for Source {
             return Ok(Self::Address(address));
         }
         match text.split_once('/') {
-            Some((namespace, name))
-                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
-            {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
                 Ok(Self::Pod(ObjectName::new(namespace, name)))
             }
             _ => Err(QueryError::Syntax(text.to_owned(), "must be namespace/pod or an IP address")),
@@ -76,7 +74,10 @@ impl FromStr for PortSpec {
         }
         let (port, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
         let Some(protocol) = Protocol::parse(&protocol.to_ascii_uppercase()) else {
-            return Err(QueryError::Syntax(text.to_owned(), "the protocol must be TCP, UDP or SCTP, or ICMP alone"));
+            return Err(QueryError::Syntax(
+                text.to_owned(),
+                "the protocol must be TCP, UDP or SCTP, or ICMP alone",
+            ));
         };
         match port.parse::<u16>() {
             Ok(0) => Err(QueryError::Syntax(text.to_owned(), "a port is a number from 1 to 65535")),
@@ -84,7 +85,9 @@ impl FromStr for PortSpec {
             Err(_) if port.starts_with(|c: char| c.is_ascii_alphabetic()) => {
                 Ok(Self::Name(protocol, port.to_owned()))
             }
-            Err(_) => Err(QueryError::Syntax(text.to_owned(), "a port is a number from 1 to 65535, or a name")),
+            Err(_) => {
+                Err(QueryError::Syntax(text.to_owned(), "a port is a number from 1 to 65535, or a name"))
+            }
         }
     }
 }

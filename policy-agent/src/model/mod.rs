@@ -97,10 +97,7 @@ impl Pod {
 
     /// The number behind a container port's name (SEMANTICS rows 24, 27).
     pub fn named_port(&self, protocol: Protocol, name: &str) -> Option<u16> {
-        self.ports
-            .iter()
-            .find(|p| p.protocol == protocol && p.name.as_deref() == Some(name))
-            .map(|p| p.port)
+        self.ports.iter().find(|p| p.protocol == protocol && p.name.as_deref() == Some(name)).map(|p| p.port)
     }
 }
 
@@ -112,6 +109,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<String, Vec<IpAddr>>,
     pub pods: BTreeMap<ObjectName, Pod>,
     pub policies: BTreeMap<ObjectName, Policy>,
+    /// Pods that could not be read, with the addresses by which their interfaces are found: closed, and no peers.
+    pub broken_pods: BTreeMap<ObjectName, Vec<IpAddr>>,
 }
 
 impl Cluster {

@@ -35,6 +35,16 @@ struct Move {
     remove: bool,
 }
 
+/// How addresses get to their new classes while pods still read their old sets.
+struct Choice {
+    /// The sets that are left.
+    left: Vec<u32>,
+    /// New class -> the old class whose rows it takes in them.
+    models: BTreeMap<u32, u32>,
+    /// Changes (to, from) that need a class of their own.
+    detours: Vec<(u32, u32)>,
+}
+
 impl Planner {
     /// Emits the moves; returns what remains to be written when pods have moved.
     pub(super) fn move_addresses(
@@ -87,7 +97,8 @@ impl Planner {
             let present = self.shadow.peers.get(address).copied();
             let to = class(*signature);
             if present != Some(to) {
-                let from = present.unwrap_or_else(|| self.shadow.class_of_prefix(IpNet::from(*address), &lengths));
+                let from =
+                    present.unwrap_or_else(|| self.shadow.class_of_prefix(IpNet::from(*address), &lengths));
                 moves.push(Move { place: Place::Address(*address), from, to, remove: false });
             }
         }
@@ -108,7 +119,12 @@ impl Planner {
         }
         for (net, from) in &self.shadow.cidrs {
             if !compiled.prefixes.contains_key(net) {
-                prefixes.push(Move { place: Place::Prefix(*net), from: *from, to: final_class(*net), remove: true });
+                prefixes.push(Move {
+                    place: Place::Prefix(*net),
+                    from: *from,
+                    to: final_class(*net),
+                    remove: true,
+                });
             }
         }
         prefixes.sort_by_key(|step| match step.place {
@@ -129,13 +145,14 @@ impl Planner {
         changes: &BTreeSet<(u32, u32)>,
     ) -> Result<HashMap<(u32, u32), u32>, TableFull> {
         self.part_from_shared_sets(wanted, endpoints)?;
-        let (mut left, mut models, mut detours) = self.choose(wanted, endpoints, changes);
-        if let Some(highest) = self.layout.class_ids.highest_of(detours.len())
+        let mut choice = self.choose(wanted, endpoints, changes);
+        if let Some(highest) = self.layout.class_ids.highest_of(choice.detours.len())
             && highest >= self.layout.stride
         {
             self.widen_sets(highest)?;
-            (left, models, detours) = self.choose(wanted, endpoints, changes);
+            choice = self.choose(wanted, endpoints, changes);
         }
+        let Choice { left, models, detours } = choice;
         for (to, from) in models {
             self.copy_column(&left, from, to);
         }
@@ -158,18 +175,15 @@ impl Planner {
         }
     }
 
-    /// The sets that are left; which old class each new class takes its rows from in them; and the changes that need
-    /// a class of their own.
     fn choose(
         &self,
         wanted: &Wanted<'_>,
         endpoints: &[LocalEndpoint],
         changes: &BTreeSet<(u32, u32)>,
-    ) -> (Vec<u32>, BTreeMap<u32, u32>, Vec<(u32, u32)>) {
+    ) -> Choice {
         let left: Vec<u32> = self.sets_to_be_left(wanted, endpoints).into_keys().collect();
-        let same = |a: u32, b: u32| {
-            left.iter().all(|base| self.shadow.row(base + a) == self.shadow.row(base + b))
-        };
+        let same =
+            |a: u32, b: u32| left.iter().all(|base| self.shadow.row(base + a) == self.shadow.row(base + b));
         let in_use: HashSet<u32> = self
             .shadow
             .peers
@@ -186,7 +200,7 @@ impl Planner {
                 detours.push((*to, *from));
             }
         }
-        (left, models, detours)
+        Choice { left, models, detours }
     }
 
     /// Extents that some pod reads now and will not read any more, with the slots and directions that leave them.

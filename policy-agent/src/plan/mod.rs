@@ -136,11 +136,7 @@ impl Planner {
     ///
     /// The caller applies them in order and says how that went: `applied`, or `failed` with the index of the first
     /// operation that was not applied.
-    pub fn plan(
-        &mut self,
-        compiled: &Compiled,
-        endpoints: &[LocalEndpoint],
-    ) -> Result<Vec<Op>, TableFull> {
+    pub fn plan(&mut self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<Vec<Op>, TableFull> {
         let before = self.layout.clone();
         let planned = self.check(compiled, endpoints).and_then(|()| self.build(compiled, endpoints));
         if let Err(full) = planned {
@@ -193,8 +189,11 @@ impl Planner {
         let capacity = self.capacity;
         let layout = &mut self.layout;
         let singles = |map: Vec<u32>| map.into_iter().map(|id| (id, 1));
-        layout.class_ids =
-            Ranges::rebuild(1, u32::MAX, singles(layout.classes.values().copied().filter(|c| *c != 0).collect()));
+        layout.class_ids = Ranges::rebuild(
+            1,
+            u32::MAX,
+            singles(layout.classes.values().copied().filter(|c| *c != 0).collect()),
+        );
         layout.port_class_ids = Ranges::rebuild(
             1,
             u32::MAX,
@@ -234,9 +233,10 @@ impl Planner {
         };
         fits("endpoints", endpoints.len(), self.capacity.endpoints)?;
         for v4 in [true, false] {
-            let peers = compiled.addresses.keys().chain(
-                self.shadow.peers.keys().filter(|address| !compiled.addresses.contains_key(address)),
-            );
+            let peers = compiled
+                .addresses
+                .keys()
+                .chain(self.shadow.peers.keys().filter(|address| !compiled.addresses.contains_key(address)));
             fits("peers", peers.filter(|a| a.is_ipv4() == v4).count(), self.capacity.peers)?;
             let cidrs = compiled
                 .prefixes
@@ -339,7 +339,8 @@ impl Planner {
     }
 
     fn allocate_class(&mut self) -> Result<u32, TableFull> {
-        let full = || TableFull { table: "classes", needed: u64::from(u32::MAX), capacity: u64::from(u32::MAX) };
+        let full =
+            || TableFull { table: "classes", needed: u64::from(u32::MAX), capacity: u64::from(u32::MAX) };
         self.layout.class_ids.allocate(1).ok_or_else(full)
     }
 
@@ -347,11 +348,11 @@ impl Planner {
         let stride = self.layout.stride;
         let used = (self.layout.extents.len() as u64 + 1) * u64::from(stride);
         let capacity = u64::from(self.capacity.rows);
-        let base = self
-            .layout
-            .set_space
-            .allocate(stride)
-            .ok_or(TableFull { table: "rows", needed: used.max(capacity + 1), capacity })?;
+        let base = self.layout.set_space.allocate(stride).ok_or(TableFull {
+            table: "rows",
+            needed: used.max(capacity + 1),
+            capacity,
+        })?;
         self.layout.extents.insert(base, stride);
         Ok(base)
     }
@@ -380,15 +381,17 @@ impl Planner {
             let mut sets = self.shadow.sets(slot);
             for set in [&mut sets.egress, &mut sets.ingress] {
                 let Some(base) = set.checked_sub(1) else { continue };
-                if !moved.contains_key(&base) {
-                    if !narrow(&self.layout, base) {
-                        continue;
+                let to = match moved.get(&base) {
+                    Some(to) => *to,
+                    None if narrow(&self.layout, base) => {
+                        let to = self.copy_set(base)?;
+                        self.layout.copies.push(to);
+                        moved.insert(base, to);
+                        to
                     }
-                    let to = self.copy_set(base)?;
-                    self.layout.copies.push(to);
-                    moved.insert(base, to);
-                }
-                *set = moved.get(&base).map_or(*set, |to| to + 1);
+                    None => continue,
+                };
+                *set = to + 1;
                 flipped = true;
             }
             self.shadow.emit(Op::Sets { slot, sets });
@@ -486,8 +489,7 @@ impl Planner {
             self.freed.sets.push((base, length));
         }
         let signatures: HashSet<&SignatureKey> = wanted.signatures.iter().collect();
-        let gone =
-            self.layout.classes.extract_if(|key, class| *class != 0 && !signatures.contains(key));
+        let gone = self.layout.classes.extract_if(|key, class| *class != 0 && !signatures.contains(key));
         self.freed.classes.extend(gone.map(|(_, class)| class));
         let mut used: HashSet<u32> = HashSet::new();
         for base in self.layout.sets.values() {
@@ -515,12 +517,8 @@ struct Target {
 }
 
 fn describe(local: &LocalEndpoint) -> Endpoint {
-    let mut endpoint = Endpoint {
-        ifindex: local.ifindex,
-        slot: 0,
-        v4: Addr4 { addr: [0; 4] },
-        v6: Addr6::ZERO,
-    };
+    let mut endpoint =
+        Endpoint { ifindex: local.ifindex, slot: 0, v4: Addr4 { addr: [0; 4] }, v6: Addr6::ZERO };
     for address in &local.addresses {
         match address {
             IpAddr::V4(v4) => endpoint.v4 = Addr4 { addr: v4.octets() },

@@ -9,8 +9,8 @@ use policy_common::maps::WORD_BITS;
 use super::names::{PortSetNumber, RowKey};
 use super::op::{Op, TableFull};
 use super::{Planner, Wanted};
-use crate::compile::{PortInterval, PortSet};
 use crate::compile::partition;
+use crate::compile::{PortInterval, PortSet};
 use crate::model::Protocol;
 
 /// Port sets that may stay known without being used.
@@ -72,17 +72,16 @@ impl Planner {
                 continue;
             }
             // Any of the finer classes that become this one serves; rows in use have the same bit for all of them.
-            let Some((finer, class)) = old.iter().find(|(finer, _)| {
-                finer.iter().filter(|n| used.contains(n)).eq(key.iter())
-            }) else {
+            let Some((finer, class)) =
+                old.iter().find(|(finer, _)| finer.iter().filter(|n| used.contains(n)).eq(key.iter()))
+            else {
                 continue;
             };
             self.layout.port_classes.remove(finer);
             self.layout.port_classes.insert(key.clone(), *class);
         }
         self.paint(&intervals);
-        let gone =
-            self.layout.port_classes.extract_if(|key, class| *class != 0 && !keep.contains(key));
+        let gone = self.layout.port_classes.extract_if(|key, class| *class != 0 && !keep.contains(key));
         self.freed.port_classes.extend(gone.map(|(_, class)| class));
         self.layout.contents.retain(&wanted.numbers, &used);
     }
@@ -106,10 +105,7 @@ impl Planner {
         let mut covered: HashMap<Protocol, Vec<(u16, u16, u32)>> = HashMap::new();
         for (interval, members) in intervals {
             let class = self.layout.port_classes.get(members).copied().unwrap_or(0);
-            covered
-                .entry(interval.protocol)
-                .or_default()
-                .push((interval.first, interval.last, class));
+            covered.entry(interval.protocol).or_default().push((interval.first, interval.last, class));
         }
         for protocol in Protocol::ALL {
             let ranges = covered.remove(&protocol).unwrap_or_default();

@@ -118,11 +118,12 @@ impl Shadow {
                 Op::Row { index, word: old.unwrap_or(0) }
             }
             Op::Port { protocol, port, class } => {
-                let old =
-                    self.ports.get_mut(port_index(protocol, port)).map(|p| std::mem::replace(p, class));
+                let old = self.ports.get_mut(port_index(protocol, port)).map(|p| std::mem::replace(p, class));
                 Op::Port { protocol, port, class: old.unwrap_or(CLASS_NONE) }
             }
-            Op::Peer { address, class } => Op::Peer { address, class: replace(&mut self.peers, address, class) },
+            Op::Peer { address, class } => {
+                Op::Peer { address, class: replace(&mut self.peers, address, class) }
+            }
             Op::Cidr { net, class } => Op::Cidr { net, class: replace(&mut self.cidrs, net, class) },
             Op::Endpoint { slot, endpoint } => match self.endpoints.insert(slot, endpoint) {
                 Some(old) => Op::Endpoint { slot, endpoint: old },

@@ -8,12 +8,12 @@ use super::addresses;
 use super::fault::Problem;
 use super::object::{Found, Kind, Object, ObjectKey, StandIn};
 use super::read::{FileRead, FolderRead};
-use crate::model::{Cluster, ObjectName, Policy};
+use crate::model::{Cluster, Policy};
 
 /// What an update has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
-    /// The cluster or the broken pods are others than before.
+    /// The cluster is another than before.
     pub changed: bool,
     pub new_problems: Vec<Problem>,
     pub solved_problems: Vec<Problem>,
@@ -23,7 +23,6 @@ pub struct Update {
 pub struct Store {
     entries: Entries,
     cluster: Cluster,
-    broken_pods: Vec<(ObjectName, Vec<IpAddr>)>,
     problems: Vec<Problem>,
     /// Those of the last folder that could be read.
     read_problems: Vec<Problem>,
@@ -61,12 +60,6 @@ impl Store {
         &self.problems
     }
 
-    /// Pods that are not in the cluster since they were broken from the beginning, with the addresses by which their
-    /// interfaces can be found: none that is a whole pod's.
-    pub fn broken_pods(&self) -> &[(ObjectName, Vec<IpAddr>)] {
-        &self.broken_pods
-    }
-
     pub fn update(&mut self, read: FolderRead) -> Update {
         let problems = match read.problem {
             Some(problem) => {
@@ -79,13 +72,13 @@ impl Store {
                 self.read_problems.clone()
             }
         };
-        let (cluster, broken_pods) = assemble(&self.entries);
+        let cluster = assemble(&self.entries);
         let update = Update {
-            changed: cluster != self.cluster || broken_pods != self.broken_pods,
+            changed: cluster != self.cluster,
             new_problems: without(&problems, &self.problems),
             solved_problems: without(&self.problems, &problems),
         };
-        (self.cluster, self.broken_pods, self.problems) = (cluster, broken_pods, problems);
+        (self.cluster, self.problems) = (cluster, problems);
         update
     }
 
@@ -211,9 +204,8 @@ fn pod_addresses(found: &Found) -> Vec<IpAddr> {
     }
 }
 
-fn assemble(entries: &Entries) -> (Cluster, Vec<(ObjectName, Vec<IpAddr>)>) {
+fn assemble(entries: &Entries) -> Cluster {
     let mut cluster = Cluster::default();
-    let mut broken_pods = Vec::new();
     for (key, entry) in entries {
         match &entry.standing {
             Standing::Good(Object::Namespace(labels)) => {
@@ -231,18 +223,21 @@ fn assemble(entries: &Entries) -> (Cluster, Vec<(ObjectName, Vec<IpAddr>)>) {
             Standing::Closed(policies) => {
                 cluster.policies.extend(policies.iter().map(|p| (p.id.clone(), p.clone())));
             }
-            Standing::BrokenPod(addresses) => broken_pods.push((key.id.clone(), addresses.clone())),
+            Standing::BrokenPod(addresses) => {
+                cluster.broken_pods.insert(key.id.clone(), addresses.clone());
+            }
             Standing::Nothing => {}
         }
     }
     let live = cluster.pods.values().filter(|p| p.is_selectable());
     let taken: BTreeSet<IpAddr> = live.flat_map(|p| p.addresses.iter().copied()).collect();
-    for (_, addresses) in &mut broken_pods {
+    // An address that a whole pod has finds that pod's interface.
+    for addresses in cluster.broken_pods.values_mut() {
         addresses.retain(|address| !taken.contains(address));
         addresses.sort();
         addresses.dedup();
     }
-    (cluster, broken_pods)
+    cluster
 }
 
 fn without(list: &[Problem], others: &[Problem]) -> Vec<Problem> {

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
 use super::settle::Settle;
 use super::stamp::{Stamp, format, is_lock, stamps};
+use crate::ready::readiness;
 
 /// How often to look at what no event tells: where the folder's path leads, and the files behind links.
 const POLL: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ const POLL_MISSING: Duration = Duration::from_millis(200);
 pub struct FolderWatch {
     dir: PathBuf,
     /// `None`: inotify has failed, and looking now and then must do.
-    inotify: Option<AsyncFd<Descriptor>>,
+    inotify: Option<Events>,
     watched: Option<Watched>,
     /// What can't be watched, at the last look.
     stamps: BTreeMap<OsString, Option<Stamp>>,
@@ -39,12 +39,9 @@ pub struct FolderWatch {
 }
 
 #[derive(Debug)]
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
+struct Events {
+    inotify: Inotify,
+    ready: AsyncFd<OwnedFd>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,14 +64,10 @@ impl FolderWatch {
     pub fn new(dir: impl Into<PathBuf>) -> io::Result<Self> {
         Handle::try_current().map_err(io::Error::other)?;
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        #[expect(
-            deprecated,
-            reason = "the other constructor is unsafe; this descriptor stays the same until it is dropped"
-        )]
-        let inotify = AsyncFd::with_interest(Descriptor(inotify), Interest::READABLE)?;
+        let ready = readiness(&inotify)?;
         let mut watch = Self {
             dir: dir.into(),
-            inotify: Some(inotify),
+            inotify: Some(Events { inotify, ready }),
             watched: None,
             stamps: BTreeMap::new(),
             settle: Settle::default(),
@@ -144,8 +137,7 @@ impl FolderWatch {
     }
 
     fn rewatch(&mut self) {
-        let Some(inotify) = &self.inotify else { return };
-        let inotify = &inotify.get_ref().0;
+        let Some(Events { inotify, .. }) = &self.inotify else { return };
         if let Some(old) = self.watched.take() {
             // EINVAL: the kernel has removed it with its folder.
             let _ = inotify.rm_watch(old.descriptor);
@@ -219,11 +211,11 @@ impl FolderWatch {
     }
 }
 
-async fn read_events(inotify: Option<&AsyncFd<Descriptor>>) -> io::Result<Vec<InotifyEvent>> {
-    let Some(inotify) = inotify else { return std::future::pending().await };
+async fn read_events(events: Option<&Events>) -> io::Result<Vec<InotifyEvent>> {
+    let Some(Events { inotify, ready }) = events else { return std::future::pending().await };
     loop {
-        let mut ready = inotify.readable().await?;
-        if let Ok(events) = ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?)) {
+        let mut ready = ready.readable().await?;
+        if let Ok(events) = ready.try_io(|_| Ok(inotify.read_events()?)) {
             return events;
         }
     }

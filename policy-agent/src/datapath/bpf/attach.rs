@@ -10,7 +10,8 @@ use std::path::Path;
 
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
 };
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
@@ -89,7 +90,7 @@ pub(super) fn attach(
                 detach_filter(&mark, hook, name)?;
                 return check_index();
             }
-            Err(e) if mode == AttachMode::Auto && is_unsupported(&e) => {}
+            Err(e) if mode == AttachMode::Auto && is_unsupported(e.as_ref()) => {}
             Err(e) => return Err(error(e.to_string())),
         }
     }
@@ -125,8 +126,10 @@ fn attach_tcx(
 }
 
 /// What a kernel without tcx answers to `BPF_LINK_CREATE`.
-fn is_unsupported(error: &Box<dyn std::error::Error>) -> bool {
-    let Some(ProgramError::SyscallError(syscall)) = error.downcast_ref::<ProgramError>() else { return false };
+fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
+    let Some(ProgramError::SyscallError(syscall)) = error.downcast_ref::<ProgramError>() else {
+        return false;
+    };
     matches!(syscall.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 

@@ -18,7 +18,10 @@ const NOTHING: i16 = -1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
     /// The class, and the length of the prefix that gave it.
-    Leaf { class: u32, length: i16 },
+    Leaf {
+        class: u32,
+        length: i16,
+    },
     Block(u32),
     Ask,
 }
@@ -230,7 +233,8 @@ mod tests {
 
     /// Addresses and prefixes that meet: few first bytes, all lengths.
     fn change() -> impl Strategy<Value = (Ipv4Addr, Option<u8>, Option<u32>)> {
-        let address = (0..3_u8, 0..3_u8, 0..4_u8, 0..6_u8).prop_map(|(a, b, c, d)| Ipv4Addr::new(10 + a, b, c, d * 51));
+        let address =
+            (0..3_u8, 0..3_u8, 0..4_u8, 0..6_u8).prop_map(|(a, b, c, d)| Ipv4Addr::new(10 + a, b, c, d * 51));
         (address, proptest::option::of(0..=32_u8), proptest::option::weighted(0.7, 1..9_u32))
     }
 

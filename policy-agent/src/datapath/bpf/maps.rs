@@ -1,6 +1,7 @@
 //! Operations as map updates. Values go through `bytemuck` as bytes: aya's own trait would need `unsafe`.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use aya::Ebpf;
@@ -9,8 +10,8 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf
 use bytemuck::bytes_of;
 use ipnet::IpNet;
 use policy_common::maps::{
-    COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef,
-    Sets, Settings, SlotRef,
+    COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, INDEX_BLOCK,
+    INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef,
 };
 use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
@@ -18,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use super::BpfError;
 use super::index4::{self, Index4};
 use crate::plan::Op;
+use crate::ready::readiness;
 
 const ENDPOINT: usize = size_of::<Endpoint>();
 
@@ -150,10 +152,8 @@ impl Maps {
 
     pub(super) fn events(&mut self) -> Result<EventStream, BpfError> {
         let ring = self.events.take().ok_or(BpfError::Missing("EVENTS (taken twice)"))?;
-        #[expect(unsafe_code, reason = "the caller of AsyncFd::register vouches for the file descriptor")]
-        // SAFETY: a RingBuf owns its map's descriptor, never changes it, and is moved into the AsyncFd.
-        let ring = unsafe { AsyncFd::register(ring) }.map_err(|e| MapError::IoError(e.into()))?;
-        Ok(EventStream { ring })
+        let ready = readiness(&ring).map_err(MapError::IoError)?;
+        Ok(EventStream { ring, ready })
     }
 
     pub(super) fn totals(&self) -> Result<Totals, BpfError> {
@@ -212,7 +212,8 @@ impl Totals {
 
 /// Dropped packets, as the programs report them.
 pub struct EventStream {
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: RingBuf<MapData>,
+    ready: AsyncFd<OwnedFd>,
 }
 
 impl std::fmt::Debug for EventStream {
@@ -225,9 +226,9 @@ impl EventStream {
     /// Waits for events; items that are no event of this version are skipped.
     pub async fn next(&mut self) -> std::io::Result<Arc<[Event]>> {
         loop {
-            let mut guard = self.ring.readable_mut().await?;
+            let mut guard = self.ready.readable().await?;
             let mut events = Vec::new();
-            while let Some(item) = guard.get_inner_mut().next() {
+            while let Some(item) = self.ring.next() {
                 if let Ok(event) = bytemuck::try_pod_read_unaligned(&item) {
                     events.push(event);
                 }

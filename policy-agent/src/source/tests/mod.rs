@@ -9,6 +9,8 @@ mod objects;
 mod store;
 mod watch;
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::model::{Cluster, ObjectName, Policy};
 
@@ -61,4 +63,8 @@ fn the_policy(text: &str) -> Policy {
 
 fn texts(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
+}
+
+fn broken_pods(store: &Store) -> Vec<(ObjectName, Vec<IpAddr>)> {
+    store.cluster().broken_pods.clone().into_iter().collect()
 }

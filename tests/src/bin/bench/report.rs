@@ -69,7 +69,8 @@ pub(crate) fn print(
         ]);
     }
     println!("{table}\nmedians of {ROUNDS} rounds of {REPEAT} packets\n");
-    let mut table = new_table(&["program", "verified instructions", "translated bytes", "JIT bytes", "memory"]);
+    let mut table =
+        new_table(&["program", "verified instructions", "translated bytes", "JIT bytes", "memory"]);
     let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     for program in programs {
         table.add_row([

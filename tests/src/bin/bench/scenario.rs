@@ -125,7 +125,8 @@ fn rotate_over(datapath: &mut BpfDatapath, scenario: &Scenario) -> anyhow::Resul
         Remotes::Cidrs => (NETWORKS.to_bits() + 1, NETWORK_SIZE),
     };
     let rotation = Rotation { first, step, count: scenario.size, zero: 0 };
-    let map = datapath.ebpf().map_mut("ROTATION").context("the object was built without the bench's programs")?;
+    let map =
+        datapath.ebpf().map_mut("ROTATION").context("the object was built without the bench's programs")?;
     let mut map: Array<_, [u8; 16]> = Array::try_from(map)?;
     Ok(map.set(0, bytemuck::cast::<Rotation, [u8; 16]>(rotation), 0)?)
 }
@@ -141,7 +142,8 @@ fn frame(direction: Direction, packet: Packet) -> anyhow::Result<Vec<u8>> {
         Direction::Egress => (80, 40_000),
         Direction::Ingress => (40_000, 80),
     };
-    let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(src.octets(), dst.octets(), 64);
+    let ip =
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(src.octets(), dst.octets(), 64);
     let mut bytes = Vec::new();
     match packet {
         Packet::TcpData => ip.tcp(src_port, dst_port, 1, 64_240).ack(1).write(&mut bytes, &[0; 64])?,

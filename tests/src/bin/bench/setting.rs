@@ -6,7 +6,8 @@ use policy_agent::compile::{Scope, compile};
 use policy_agent::datapath::bpf::BpfDatapath;
 use policy_agent::datapath::enforce;
 use policy_agent::model::{
-    Block, Cluster, NamespaceMatch, ObjectName, Peer, Pod, Policy, PortMatch, Protocol, Requirement, Rule, Selector,
+    Block, Cluster, NamespaceMatch, ObjectName, Peer, Pod, Policy, PortMatch, Protocol, Requirement, Rule,
+    Selector,
 };
 use policy_agent::plan::{Capacity, LocalEndpoint, Planner};
 
