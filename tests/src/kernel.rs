@@ -1,10 +1,11 @@
 //! The loaded programs under `BPF_PROG_TEST_RUN`: a frame and its arrival in, a verdict and nanoseconds out.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use aya::programs::{TestRun as _, TestRunOptions};
-use policy_agent::datapath::bpf::BpfDatapath;
+use policy_agent::datapath::bpf::{BpfDatapath, uninstall};
 use policy_common::{Arrival, Direction};
 
 /// Size and offsets of `struct __sk_buff` (include/uapi/linux/bpf.h), as far as the kernel takes them from a test.
@@ -15,6 +16,28 @@ const IFINDEX: usize = 40;
 /// `TC_ACT_UNSPEC`, which goes on to the next program.
 const UNSPEC: u32 = u32::MAX;
 const SHOT: u32 = 2;
+
+/// A folder of pins of this process alone; dropping it takes everything away.
+#[derive(Debug)]
+pub struct Bpffs(PathBuf);
+
+impl Bpffs {
+    pub fn new(name: &str) -> Self {
+        Self(PathBuf::from(format!("/sys/fs/bpf/sluice-{name}-{}", std::process::id())))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        if let Err(error) = uninstall(&self.0) {
+            eprintln!("cleaning up {}: {error}", self.0.display());
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Run {

@@ -1,10 +1,9 @@
 //! The loaded program in the kernel agrees with the engine on the host and with the oracle. Needs root and BPF.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use policy_agent::compile::{Scope, compile};
-use policy_agent::datapath::bpf::{AttachMode, BpfDatapath, uninstall};
+use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
 use policy_agent::datapath::enforce;
 use policy_agent::datapath::memory::Memory;
 use policy_agent::explain::frame;
@@ -12,18 +11,7 @@ use policy_agent::plan::{Capacity, LocalEndpoint, Planner};
 use policy_common::parse::Scratch;
 use policy_common::{Arrival, Direction, Slice, decide};
 use sluice_oracle::{Cluster, Flow, Origin, Verdict, judge, random_cluster, random_flows};
-
-struct Bpffs(PathBuf);
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        uninstall(&self.0).unwrap();
-    }
-}
-
-fn bpffs(name: &str) -> Bpffs {
-    Bpffs(PathBuf::from(format!("/sys/fs/bpf/sluice-test-{name}-{}", std::process::id())))
-}
+use sluice_tests::kernel::Bpffs;
 
 fn clusters() -> u64 {
     if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 20 } else { 300 }
@@ -61,9 +49,9 @@ fn from_own_node(cluster: &Cluster, flow: &Flow) -> bool {
 #[test]
 fn kernel_engine_and_oracle_agree_on_random_clusters() {
     sluice_tests::namespace::with_interfaces(16, |pool| {
-        let pins = bpffs("agree");
+        let pins = Bpffs::new("agree");
         let capacity = Capacity { words: 4096, rows: 65_536, endpoints: 64, peers: 1024, cidrs: 1024 };
-        let mut kernel = BpfDatapath::load(&pins.0, &capacity, AttachMode::Auto)?;
+        let mut kernel = BpfDatapath::load(pins.path(), &capacity, AttachMode::Auto)?;
         let mut memory = Memory::new(&capacity);
         // One planner each through all clusters: the tables are what updates made of them, not what a fresh start would.
         let (mut for_kernel, mut for_memory) = (Planner::new(capacity), Planner::new(capacity));

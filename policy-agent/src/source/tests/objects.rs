@@ -195,7 +195,7 @@ status:
     assert_eq!((pod.uid.as_str(), pod.node.as_deref()), ("0e6a", Some("n1")));
     assert_eq!(
         pod.addresses,
-        ["10.0.0.9".parse::<std::net::IpAddr>().expect("ip"), "2001:db8::9".parse().expect("ip")]
+        ["10.0.0.9".parse::<IpAddr>().expect("ip"), "2001:db8::9".parse().expect("ip")]
     );
     assert!(pod.is_selectable());
     let port =
@@ -222,7 +222,7 @@ fn pods_that_are_no_endpoints() {
     assert!(pending.addresses.is_empty() && pending.is_selectable());
     assert_eq!(
         pod("status: {podIPs: [{ip: '::ffff:10.0.0.1'}]}").addresses,
-        ["10.0.0.1".parse::<std::net::IpAddr>().expect("ip")]
+        ["10.0.0.1".parse::<IpAddr>().expect("ip")]
     );
 }
 

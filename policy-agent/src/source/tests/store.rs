@@ -164,16 +164,16 @@ fn broken_pods() {
     let text = format!("{BROKEN_POD}status: {{podIPs: [{{ip: 10.0.0.1}}, {{ip: x}}]}}\n");
     update(&mut store, &[("a.yaml", &text)]);
     assert!(store.cluster().pods.is_empty());
-    assert_eq!(broken_pods(&store), [(dev("p"), vec![ip("10.0.0.1")])]);
+    assert_eq!(super::broken_pods(&store), [(dev("p"), vec![ip("10.0.0.1")])]);
 
     // The address of a whole pod is that pod's.
     assert!(update(&mut store, &[("a.yaml", &text), ("b.yaml", &pod_text("q", "10.0.0.1"))]).changed);
-    assert_eq!(broken_pods(&store), [(dev("p"), vec![])]);
+    assert_eq!(super::broken_pods(&store), [(dev("p"), vec![])]);
 
     for text in ["status: {podIP: 10.0.0.1, phase: Failed}\n", "status: {}\n", "status: 5\n"] {
         let mut store = Store::default();
         update(&mut store, &[("a.yaml", &format!("{BROKEN_POD}{text}"))]);
-        assert_eq!(broken_pods(&store), [(dev("p"), vec![])], "{text}");
+        assert_eq!(super::broken_pods(&store), [(dev("p"), vec![])], "{text}");
     }
 }
 
@@ -184,13 +184,13 @@ fn a_broken_pod_keeps_its_last_good_version_while_that_lives() {
     update(&mut store, &[("a.yaml", &pod_text("p", "10.0.0.1"))]);
     update(&mut store, &[("a.yaml", &broken)]);
     assert_eq!(store.cluster().pods[&dev("p")].addresses, [ip("10.0.0.1")]);
-    assert_eq!(broken_pods(&store), []);
+    assert_eq!(super::broken_pods(&store), []);
 
     let finished = pod_text("p", "10.0.0.1").replace("podIPs", "phase: Failed, podIPs");
     let mut store = Store::default();
     update(&mut store, &[("a.yaml", &finished)]);
     update(&mut store, &[("a.yaml", &broken)]);
-    assert_eq!(broken_pods(&store), [(dev("p"), vec![ip("10.0.0.2")])], "the new pod is another");
+    assert_eq!(super::broken_pods(&store), [(dev("p"), vec![ip("10.0.0.2")])], "the new pod is another");
 }
 
 #[test]

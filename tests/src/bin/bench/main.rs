@@ -10,22 +10,13 @@ mod setting;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use policy_agent::datapath::bpf::{AttachMode, BpfDatapath, uninstall};
+use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
 use policy_agent::plan::Capacity;
+use sluice_tests::kernel::Bpffs;
 
 /// Rounds whose median counts, and runs of the program in each.
 const ROUNDS: usize = 11;
 const REPEAT: u32 = 200_000;
-
-struct Bpffs(PathBuf);
-
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        if let Err(error) = uninstall(&self.0) {
-            eprintln!("cleaning up {}: {error}", self.0.display());
-        }
-    }
-}
 
 fn main() -> anyhow::Result<()> {
     let mut json = false;
@@ -44,15 +35,14 @@ fn main() -> anyhow::Result<()> {
         let mut programs = Vec::new();
         let mut maps = Vec::new();
         for size in scenario::SIZES {
-            let pins = Bpffs(PathBuf::from(format!("/sys/fs/bpf/sluice-bench-{}", std::process::id())));
+            let pins = Bpffs::new("bench");
             let mut datapath =
-                BpfDatapath::load_object(&object, &pins.0, &Capacity::default(), AttachMode::Auto)?;
+                BpfDatapath::load_object(&object, pins.path(), &Capacity::default(), AttachMode::Auto)?;
             if programs.is_empty() {
                 programs = report::programs(&mut datapath)?;
-                maps = report::map_memory(&pins.0)?;
+                maps = report::map_memory(pins.path())?;
             }
-            let only = std::env::var("SLUICE_BENCH_ONLY").unwrap_or_default();
-            for scenario in scenario::all(size).into_iter().filter(|s| s.name.contains(&only)) {
+            for scenario in scenario::all(size) {
                 eprintln!("measuring: {} ({})", scenario.name, scenario.size);
                 rows.push(scenario::measure(&mut datapath, ifindex, &scenario)?);
             }
