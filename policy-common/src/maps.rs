@@ -129,6 +129,20 @@ pub struct RowRef {
     pub word: u32,
 }
 
+/// One word of a row: a bit for each of 64 port classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Word {
+    pub bits: u64,
+}
+
+/// When the first fragment of a datagram was allowed, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FragmentSeen {
+    pub seen: u64,
+}
+
 /// A flow seen from the endpoint. Both directions of a connection share one entry, and no pod can reach another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]

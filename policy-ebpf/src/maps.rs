@@ -4,8 +4,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use policy_common::maps::{
     Addr4, Addr6, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flow, FlowKey, FragmentKey,
-    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings,
-    SlotRef,
+    FragmentSeen, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets,
+    Settings, SlotRef, Word,
 };
 use policy_common::parse::Scratch;
 
@@ -51,7 +51,7 @@ pub(crate) static ROWS: Array<RowRef, 1_048_576> = Array::new();
 
 /// The rows: one bit for each port class.
 #[btf_map]
-pub(crate) static BITS: Array<u64, 262_144> = Array::new();
+pub(crate) static BITS: Array<Word, 262_144> = Array::new();
 
 /// TCP has an LRU of its own, so that a flood of datagrams evicts no connection.
 #[btf_map]
@@ -62,7 +62,7 @@ pub(crate) static FLOWS_ANY: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new
 
 /// First fragments that were allowed, with the tick of the last one.
 #[btf_map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64, 8192> = LruHashMap::new();
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentSeen, 8192> = LruHashMap::new();
 
 #[btf_map]
 pub(crate) static COUNTS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();

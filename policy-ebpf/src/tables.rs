@@ -4,8 +4,8 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_jiffies64;
 use policy_common::Tables;
 use policy_common::maps::{
-    Addr4, Addr6, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, Flow, FlowKey, FragmentKey, IFINDEX_DIRECT,
-    INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, Sets,
+    Addr4, Addr6, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, Flow, FlowKey, FragmentKey, FragmentSeen,
+    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, Sets,
 };
 use policy_common::parse::protocol;
 
@@ -105,7 +105,7 @@ impl Tables for BpfTables {
 
     #[inline(always)]
     fn word(&self, index: u32) -> Option<u64> {
-        read!(maps::BITS.get_ptr(index))
+        read!(maps::BITS.get_ptr(index)).map(|word| word.bits)
     }
 
     #[inline(always)]
@@ -134,7 +134,7 @@ impl Tables for BpfTables {
     fn fragment_allowed(&self, key: &FragmentKey) -> bool {
         match read!(maps::FRAGMENTS.get_ptr(key)) {
             Some(seen) => {
-                jiffies().saturating_sub(seen) <= FRAGMENT_SECONDS * u64::from(self.ticks_per_second())
+                jiffies().saturating_sub(seen.seen) <= FRAGMENT_SECONDS * u64::from(self.ticks_per_second())
             }
             None => false,
         }
@@ -143,7 +143,7 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn allow_fragment(&self, key: &FragmentKey) {
         // Where it is refused, the rest of the datagram is dropped: closed.
-        let _ = maps::FRAGMENTS.insert(key, jiffies(), 0);
+        let _ = maps::FRAGMENTS.insert(key, FragmentSeen { seen: jiffies() }, 0);
     }
 
     #[inline(always)]

@@ -32,11 +32,11 @@ fn two_nodes() -> WorldBuilder {
 
 /// An address that moves to another pod has another MAC: who knows the old one waits for seconds.
 fn forget_neighbours(lab: &Lab) -> Result<()> {
-    let mut everywhere: Vec<Netns> = lab.world.pods().map(|pod| pod.ns.clone()).collect();
-    everywhere.push(lab.ns("node1")?);
-    for ns in everywhere {
-        shell(&ns, "ip neigh flush nud all; ip -6 neigh flush nud all")?;
+    for pod in lab.world.pods() {
+        shell(&pod.ns, "ip neigh flush dev eth0")?;
     }
+    // Not those of the overlay, which nobody would ask for again.
+    shell(&lab.ns("node1")?, "ip neigh flush dev cni0")?;
     Ok(())
 }
 
@@ -496,10 +496,11 @@ fn the_way_to_attach_can_change_between_two_agents() -> Result<()> {
             lab.agents.insert(0, next);
             lab.agents[0].sync()?;
             ensure!(our_filters(node.ns(), &web)? == filters, "{mode}: {:?}", our_filters(node.ns(), &web)?);
-            let net: Value =
-                serde_json::from_str(&shell(node.ns(), &format!("bpftool -j net show dev {web}"))?)?;
-            let attached = net[0]["tc"].as_array().map_or(0, Vec::len);
-            ensure!(attached == 2, "{mode}: {net}");
+            // Debian's bpftool does not list tcx programs by interface: the pins tell, two for each of two pods.
+            let pins = shell(node.ns(), &format!("ls {}", node.bpffs().join("v1/links").display()))?;
+            let marks = pins.lines().filter(|pin| pin.ends_with("-filter")).count();
+            let links = pins.lines().count() - marks;
+            ensure!([links, marks] == if mode == "clsact" { [0, 4] } else { [4, 0] }, "{mode}: {pins}");
             let wrong =
                 lab.mismatches_of_probes("prod/web dev/web tcp/80 hangs\nprod/far dev/web tcp/80 hangs")?;
             ensure!(wrong.is_empty(), "{mode}: {wrong:?}");
@@ -521,5 +522,38 @@ fn one_socket_has_one_agent() -> Result<()> {
     assert!(!output.status.success() && words.contains("another agent is running"), "{output:?}");
     lab.sync()?;
     lab.expect("prod/web dev/web tcp/80 hangs");
+    Ok(())
+}
+
+#[test]
+#[ignore = "known: the agent detaches its programs from a pod whose interface lost the addresses of its manifest"]
+fn a_pod_that_changes_its_addresses_stays_closed() -> Result<()> {
+    let lab = Lab::start(one_node().pod(pod("evil", "pod", "node1")))?;
+    lab.apply("evil/deny", "podSelector: {}, policyTypes: [Ingress, Egress]")?;
+    lab.expect("evil/pod prod/web tcp/80 hangs");
+    // It may: many pods have CAP_NET_ADMIN in their own network namespace.
+    shell(
+        &lab.ns("evil/pod")?,
+        "ip addr flush dev eth0; ip addr add 10.244.1.99/24 dev eth0; ip addr add fd00:10:244:1::99/64 dev eth0 nodad",
+    )?;
+    thread::sleep(Duration::from_millis(300));
+    lab.sync()?;
+    lab.expect_probes("evil/pod prod/web tcp/80 hangs\nevil/pod prod/web udp/5300 hangs");
+    Ok(())
+}
+
+#[test]
+#[ignore = "known: an agent that starts without its folder, or with a broken pod file, detaches from pods that were enforced"]
+fn an_agent_that_cannot_read_its_folder_at_its_start_leaves_what_is_enforced() -> Result<()> {
+    let mut lab = Lab::start(one_node())?;
+    lab.apply("dev/deny", DENY)?;
+    lab.agent().kill()?;
+    let (folder, aside) = (lab.manifests.path().to_owned(), lab.manifests.path().with_extension("aside"));
+    std::fs::rename(&folder, &aside)?;
+    lab.agent().restart()?;
+    let synced = lab.sync();
+    let wrong = lab.mismatches_of_probes("prod/web dev/web tcp/80 hangs");
+    std::fs::rename(&aside, &folder)?;
+    assert!(wrong.as_ref().is_ok_and(Vec::is_empty), "{wrong:?}, sync: {synced:?}");
     Ok(())
 }

@@ -348,6 +348,7 @@ const MAP_FIELDS: &[(&str, &[&str])] = &[
     ("PEERS6", &["addr", "class"]),
     ("CIDRS4", &["prefix_len", "addr", "class"]),
     ("CIDRS6", &["prefix_len", "addr", "class"]),
+    ("INDEX4", &["class"]),
     ("PORTS", &["class"]),
     ("ROWS", &["word"]),
     ("BITS", &[]),

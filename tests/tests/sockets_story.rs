@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use sluice_netns::{NodeSpec, PodSpec, Server, WorldBuilder, sctp_supported};
-use sluice_tests::agent_world::{Lab, outside6};
+use sluice_tests::agent_world::{Lab, outside6, shell};
 
 /// `ns/near` and `ns/far` are on different nodes; everybody serves TCP 80 and UDP 5300.
 fn pod(key: &str, node: &str) -> PodSpec {
@@ -452,5 +452,23 @@ fn sctp_is_isolated_like_the_others_where_the_kernel_has_it() -> Result<()> {
     lab.expect("guest/far shop/server sctp/9003 hangs");
     lab.apply("shop/deny", "podSelector: {}, ingress: [{ports: [{protocol: SCTP, port: 9003}]}]")?;
     lab.expect("guest/far shop/server sctp/9003 opens");
+    Ok(())
+}
+
+#[test]
+#[ignore = "known: ARP senders and neighbour advertisements' targets of an isolated pod are not judged"]
+fn a_closed_pod_answers_for_no_address_but_its_own() -> Result<()> {
+    let lab = Lab::start(town())?;
+    lab.apply("dev/deny", "podSelector: {}, policyTypes: [Ingress, Egress]")?;
+    let (foreign4, foreign6) = ("10.244.1.77", "fd00:10:244:1::77");
+    shell(
+        &lab.ns("dev/near")?,
+        &format!("ip addr add {foreign4}/32 dev eth0; ip addr add {foreign6}/128 dev eth0 nodad"),
+    )?;
+    let asker = lab.ns("prod/near")?;
+    for foreign in [foreign4, foreign6] {
+        let known = shell(&asker, &format!("ping -c 1 -W 1 {foreign} >/dev/null; ip neigh show {foreign}"))?;
+        assert!(!known.contains("lladdr"), "{known}");
+    }
     Ok(())
 }

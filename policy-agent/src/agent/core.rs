@@ -62,6 +62,10 @@ impl Core {
         Ok(self.datapath.events()?)
     }
 
+    pub(super) fn follow_debug_log(&mut self) {
+        self.datapath.follow_debug_log();
+    }
+
     pub(super) fn report(&self, events: &[Event]) {
         for event in events {
             tracing::debug!("{}", describe(event, &self.interfaces));

@@ -49,6 +49,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (server, mut questions) = Server::bind(&options.socket).await?;
     let mut core = Core::start(&options)?;
     let mut drops = core.drops()?;
+    core.follow_debug_log();
     let (wake, mut woken) = mpsc::channel(8);
     watch(&options, wake)?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -133,6 +133,19 @@ impl BpfDatapath {
         self.maps.events()
     }
 
+    /// Passes on what an object built with `--debug-log` says; nothing to do for any other.
+    pub fn follow_debug_log(&mut self) {
+        if self.ebpf.map("AYA_LOGS").is_none() {
+            return;
+        }
+        match aya_log::EbpfLogger::init(&mut self.ebpf) {
+            Ok(logger) => {
+                tokio::spawn(pass_on(logger));
+            }
+            Err(error) => tracing::warn!("the object's debug log: {error}"),
+        }
+    }
+
     pub fn totals(&self) -> Result<Totals, BpfError> {
         self.maps.totals()
     }
@@ -149,6 +162,14 @@ impl BpfDatapath {
 impl Datapath for BpfDatapath {
     fn apply(&mut self, op: &Op) -> Result<(), WriteError> {
         self.maps.write(op).map_err(|error| WriteError { op: op.clone(), cause: error.to_string() })
+    }
+}
+
+async fn pass_on<T: log::Log>(mut logger: aya_log::EbpfLogger<T>) {
+    let Ok(ready) = crate::ready::readiness(&logger) else { return };
+    while let Ok(mut guard) = ready.readable().await {
+        logger.flush();
+        guard.clear_ready();
     }
 }
 
