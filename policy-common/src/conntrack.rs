@@ -49,3 +49,55 @@ pub fn advance(flow: &mut Flow, sent_by_peer: bool, tcp_flags: u8, now: u64, tic
         flow.seen = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HZ: u32 = 250;
+
+    fn after(flow: &Flow, seconds: u64) -> u64 {
+        flow.seen + seconds * u64::from(HZ)
+    }
+
+    #[test]
+    fn an_entry_lives_as_long_as_its_state_says() {
+        let mut flow = opened(Opener::Pod, 1000);
+        assert!(is_live(&flow, protocol::TCP, after(&flow, 120), HZ));
+        assert!(!is_live(&flow, protocol::TCP, after(&flow, 121), HZ));
+        assert!(is_live(&flow, protocol::UDP, after(&flow, 30), HZ));
+        assert!(!is_live(&flow, protocol::UDP, after(&flow, 31), HZ));
+        flow.state = FlowState::Established;
+        // A TCP connection may be idle for days.
+        assert!(is_live(&flow, protocol::TCP, after(&flow, 86_400), HZ));
+        assert!(!is_live(&flow, protocol::UDP, after(&flow, 121), HZ));
+    }
+
+    #[test]
+    fn only_the_other_side_establishes_and_fin_or_rst_closes() {
+        let mut flow = opened(Opener::Pod, 0);
+        advance(&mut flow, false, 0, 1, HZ);
+        assert_eq!(flow.state, FlowState::Opening);
+        advance(&mut flow, true, 0, 1, HZ);
+        assert_eq!(flow.state, FlowState::Established);
+        advance(&mut flow, false, tcp_flag::FIN | tcp_flag::ACK, 2, HZ);
+        assert_eq!(flow.state, FlowState::Closing);
+        advance(&mut flow, true, tcp_flag::ACK, 3, HZ);
+        assert_eq!(flow.state, FlowState::Closing);
+    }
+
+    #[test]
+    fn the_entry_is_written_only_when_a_second_has_passed() {
+        let mut flow = opened(Opener::Peer, 1000);
+        advance(&mut flow, false, 0, 1249, HZ);
+        assert_eq!(flow.seen, 1000);
+        advance(&mut flow, false, 0, 1250, HZ);
+        assert_eq!(flow.seen, 1250);
+    }
+
+    #[test]
+    fn a_clock_that_seems_to_go_back_does_not_end_a_flow() {
+        let flow = opened(Opener::Pod, 1000);
+        assert!(is_live(&flow, protocol::UDP, 999, HZ));
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use sluice_netns::{
     ALLOW_TIMEOUT, Agent, AgentOptions, DENY_TIMEOUT, Netns, NodeSpec, Outcome, PodSpec, Process, TcpConn,
@@ -206,7 +206,7 @@ fn without_loss(tcp: Vec<TcpConn>, udp: Vec<UdpConn>, work: impl FnOnce() -> Res
         let worked = work();
         stop.store(true, Ordering::Relaxed);
         for thread in running {
-            thread.join().unwrap()?;
+            thread.join().unwrap_or_else(|_| bail!("a panic"))?;
         }
         worked
     })

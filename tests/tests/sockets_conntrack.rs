@@ -275,11 +275,16 @@ fn a_large_transfer_and_large_datagrams_pass_whole() -> Result<()> {
 fn transfer(ns: &Netns, to: SocketAddr, pattern: &[u8]) -> Result<()> {
     let stream = ns.run(|| TcpStream::connect_timeout(&to, ALLOW_TIMEOUT))??;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    // Or a transfer that stops would leave the writer, and the test, waiting for ever.
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
     thread::scope(|scope| {
         let writer = scope.spawn(|| (&stream).write_all(pattern));
         let mut back = vec![0; pattern.len()];
         (&stream).read_exact(&mut back).with_context(|| format!("{to}: reading it back"))?;
-        writer.join().unwrap().with_context(|| format!("{to}: writing"))?;
+        writer
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a panic")))
+            .with_context(|| format!("{to}: writing"))?;
         ensure!(back == pattern, "{to}: another content");
         stream.shutdown(Shutdown::Both)?;
         Ok(())

@@ -124,3 +124,50 @@ fn no_third_verdict_between_any_two_writes() {
     println!("{checks} verdicts checked between writes, {changed} flows changed, {barriers} barriers");
     assert!(changed > 100);
 }
+
+/// A plan that does not fit says which table, and leaves tables and planner as they were.
+#[test]
+fn a_plan_that_does_not_fit_changes_nothing() {
+    let full = [
+        ("rows", Capacity { rows: 128, ..SMALL }),
+        ("bits", Capacity { words: 8, ..SMALL }),
+        ("endpoints", Capacity { endpoints: 4, ..SMALL }),
+        ("peers", Capacity { peers: 4, ..SMALL }),
+        ("cidrs", Capacity { cidrs: 4, ..SMALL }),
+    ];
+    for (table, capacity) in full {
+        let mut refused = 0;
+        let mut planner = Planner::new(capacity);
+        let mut tables = Memory::new(&capacity);
+        let mut interfaces = BTreeMap::new();
+        let mut enforced: Option<(u64, Vec<LocalEndpoint>)> = None;
+        for seed in 0..200 {
+            let read = sluice_tests::cluster::read(&random_cluster(seed)).unwrap();
+            let locals = sluice_tests::cluster::place(&read, &mut interfaces, &POOL);
+            match planner.plan(&compile(&read, &Scope::Cluster), &locals) {
+                Ok(ops) => {
+                    for op in &ops {
+                        tables.apply(op).unwrap();
+                    }
+                    planner.applied();
+                    enforced = Some((seed, locals));
+                }
+                Err(error) => {
+                    assert!(error.to_string().contains(table), "{table}: {error}");
+                    refused += 1;
+                    // What was enforced still is: nothing is left to write but bits of port classes that were given up.
+                    if let Some((seed, locals)) = &enforced {
+                        let read = sluice_tests::cluster::read(&random_cluster(*seed)).unwrap();
+                        let ops = planner.plan(&compile(&read, &Scope::Cluster), locals).unwrap();
+                        for op in &ops {
+                            assert!(matches!(op, Op::Barrier | Op::Word { .. }), "{table}: {op:?}");
+                            tables.apply(op).unwrap();
+                        }
+                        planner.applied();
+                    }
+                }
+            }
+        }
+        assert!(refused > 0, "{table} was never full");
+    }
+}

@@ -29,6 +29,8 @@ pub(super) struct Core {
     interfaces: BTreeMap<u32, (ObjectName, String)>,
     status: Status,
     settled: bool,
+    /// Reconciliations in a row that changed nothing.
+    unchanged: u32,
 }
 
 impl Core {
@@ -51,6 +53,7 @@ impl Core {
             interfaces: BTreeMap::new(),
             status: Status::default(),
             settled: false,
+            unchanged: 0,
         })
     }
 
@@ -76,7 +79,8 @@ impl Core {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let any = |state| self.status.endpoints.iter().any(|e| e.state == state);
         if any(EndpointState::Waiting) {
-            Some(WAITING_RETRY)
+            // Ever slower while nothing changes: most of what it waits for announces itself.
+            Some((WAITING_RETRY * 2_u32.saturating_pow(self.unchanged)).min(FAILED_RETRY))
         } else if any(EndpointState::Failed) || !self.status.synced {
             Some(FAILED_RETRY)
         } else {
@@ -166,6 +170,7 @@ impl Core {
                 tracing::warn!("{error}");
             }
         }
+        self.unchanged = if status == self.status { (self.unchanged + 1).min(8) } else { 0 };
         self.status = status;
     }
 }
