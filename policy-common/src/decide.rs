@@ -41,13 +41,30 @@ pub fn decide<P: Packet, T: Tables>(
     let Scratch { ip, quoted } = scratch;
     let verdict = match parse::parse(packet, ip) {
         Ok(Frame::Ip) => Judge { tables, endpoint, sets, arrival, ip }.ip(packet, quoted),
-        Ok(Frame::Arp) => Verdict::Pass(PassReason::Neighbour),
+        Ok(Frame::Arp) => arp(packet, endpoint, arrival.direction),
         Err(reason) => Verdict::Drop(reason),
     };
     match verdict {
+        // Nobody may pass for another, isolated or not.
+        Verdict::Drop(DropReason::Spoofed | DropReason::RouterSpoof) => verdict,
         Verdict::Drop(_) if sets.egress == 0 && sets.ingress == 0 => Verdict::Pass(PassReason::NotIsolated),
         verdict => verdict,
     }
+}
+
+/// ARP always works, but a pod speaks only for its own address (RFC 826; a probe of RFC 5227 names none as sender).
+#[inline(always)]
+fn arp<P: Packet>(packet: &P, endpoint: &Endpoint, direction: Direction) -> Verdict {
+    // The sender's protocol address is at 14: the second half of one word and the first of the next.
+    let Some(message) = packet.load::<20>(parse::ETHERNET) else {
+        return Verdict::Drop(DropReason::Truncated);
+    };
+    let sender = u32::from(message.be16(14)) << 16 | u32::from(message.be16(16));
+    let own = u32::from_be(endpoint.v4.word());
+    if direction == Direction::Egress && sender != own && sender != 0 {
+        return Verdict::Drop(DropReason::Spoofed);
+    }
+    Verdict::Pass(PassReason::Neighbour)
 }
 
 struct Judge<'a, T: Tables> {
@@ -66,20 +83,24 @@ impl<T: Tables> Judge<'_, T> {
             && ip.family == 6
             && let Some(verdict) = neighbour(ip, self.arrival.direction)
         {
-            return verdict;
+            return match verdict {
+                Verdict::Pass(_) if !self.speaks_for_itself(packet) => Verdict::Drop(DropReason::Spoofed),
+                verdict => verdict,
+            };
         }
         let remote = match self.arrival.direction {
             Direction::Egress => {
-                if !self.is_own(&ip.src) {
+                if self.is_foreign(&ip.src) {
                     return Verdict::Drop(DropReason::Spoofed);
+                }
+                // Only on its way out: what arrives under the pod's own address need not come from the pod.
+                if self.is_own(&ip.dst) {
+                    return Verdict::Pass(PassReason::Own);
                 }
                 &ip.dst
             }
             Direction::Ingress => &ip.src,
         };
-        if self.is_own(remote) {
-            return Verdict::Pass(PassReason::Own);
-        }
         match ip.fragment {
             Fragment::Whole => self.connection(packet, quoted, remote),
             Fragment::First => {
@@ -270,6 +291,46 @@ impl<T: Tables> Judge<'_, T> {
         } else {
             *address == self.endpoint.v6.words() && *address != [0; 4]
         }
+    }
+
+    /// A source that the pod may not send from. Addresses that never leave the link are nobody's: a pod that has no
+    /// address yet asks for one under them. A pod that is not isolated may speak a family in which it has no address.
+    #[inline(always)]
+    fn is_foreign(&self, address: &Words) -> bool {
+        if self.is_own(address) {
+            return false;
+        }
+        let unconfigured = if self.ip.family == 4 {
+            let first = u32::from_be(address[0]);
+            if first == 0 || first >> 16 == 0xa9fe {
+                return false;
+            }
+            self.endpoint.v4.word() == 0
+        } else {
+            if is_link_scoped(address) {
+                return false;
+            }
+            self.endpoint.v6.words() == [0; 4]
+        };
+        !unconfigured || self.sets.egress != 0 || self.sets.ingress != 0
+    }
+
+    /// A pod's neighbour discovery names no other's address: neither as source, nor as the target that it advertises
+    /// (RFC 4861 section 4.4).
+    #[inline(never)]
+    fn speaks_for_itself<P: Packet>(&self, packet: &P) -> bool {
+        const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+        if self.arrival.direction == Direction::Ingress {
+            return true;
+        }
+        if self.is_foreign(&self.ip.src) {
+            return false;
+        }
+        if self.ip.icmp_kind != NEIGHBOUR_ADVERTISEMENT {
+            return true;
+        }
+        let Some(target) = packet.load::<16>(self.ip.offset + 8) else { return false };
+        !self.is_foreign(&[target.word(0), target.word(4), target.word(8), target.word(12)])
     }
 
     #[inline(always)]

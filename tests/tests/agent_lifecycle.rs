@@ -526,7 +526,6 @@ fn one_socket_has_one_agent() -> Result<()> {
 }
 
 #[test]
-#[ignore = "known: the agent detaches its programs from a pod whose interface lost the addresses of its manifest"]
 fn a_pod_that_changes_its_addresses_stays_closed() -> Result<()> {
     let lab = Lab::start(one_node().pod(pod("evil", "pod", "node1")))?;
     lab.apply("evil/deny", "podSelector: {}, policyTypes: [Ingress, Egress]")?;
@@ -543,7 +542,6 @@ fn a_pod_that_changes_its_addresses_stays_closed() -> Result<()> {
 }
 
 #[test]
-#[ignore = "known: an agent that starts without its folder, or with a broken pod file, detaches from pods that were enforced"]
 fn an_agent_that_cannot_read_its_folder_at_its_start_leaves_what_is_enforced() -> Result<()> {
     let mut lab = Lab::start(one_node())?;
     lab.apply("dev/deny", DENY)?;

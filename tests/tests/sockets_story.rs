@@ -456,7 +456,6 @@ fn sctp_is_isolated_like_the_others_where_the_kernel_has_it() -> Result<()> {
 }
 
 #[test]
-#[ignore = "known: ARP senders and neighbour advertisements' targets of an isolated pod are not judged"]
 fn a_closed_pod_answers_for_no_address_but_its_own() -> Result<()> {
     let lab = Lab::start(town())?;
     lab.apply("dev/deny", "podSelector: {}, policyTypes: [Ingress, Egress]")?;

@@ -64,6 +64,11 @@ fn other4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn arp4(sender: [u8; 4]) -> Vec<u8> {
+    let from = [2, 0, 0, 0, 0, 1];
+    [&[0xff; 6][..], &from, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &from, &sender, &[0; 6], &PEER4].concat()
+}
+
 /// An IPv6 packet whose headers behind the first are given as bytes.
 fn raw6(src: [u8; 16], dst: [u8; 16], next: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -260,7 +265,31 @@ fn vectors() -> Vec<(&'static str, Direction, Vec<u8>, Verdict)> {
             behind(&[&good[..12], &[0x88, 0xcc], &good[14..]]),
             drop(DropReason::EtherType),
         ),
-        ("to itself", Ingress, tcp4(POD4, POD4, 81, true), Verdict::Pass(PassReason::Own)),
+        ("to itself", Egress, tcp4(POD4, POD4, 81, true), Verdict::Pass(PassReason::Own)),
+        ("somebody under the pod's own address", Ingress, tcp4(POD4, POD4, 81, true), policy),
+        ("the same in IPv6", Ingress, tcp6(v6(1), v6(1), 81), policy),
+        ("ARP for itself", Egress, arp4(POD4), neighbour),
+        ("an ARP probe", Egress, arp4([0; 4]), neighbour),
+        ("ARP for another", Egress, arp4(FREE4), drop(DropReason::Spoofed)),
+        ("ARP of another", Ingress, arp4(FREE4), neighbour),
+        (
+            "advertises itself",
+            Egress,
+            raw6(v6(1), v6(3), 58, &behind(&[&[136, 0, 0, 0, 0x60, 0, 0, 0], &v6(1)])),
+            neighbour,
+        ),
+        (
+            "advertises another",
+            Egress,
+            raw6(v6(1), v6(3), 58, &behind(&[&[136, 0, 0, 0, 0x60, 0, 0, 0], &v6(2)])),
+            drop(DropReason::Spoofed),
+        ),
+        (
+            "solicits as another",
+            Egress,
+            raw6(v6(2), v6(3), 58, &behind(&[&[135, 0, 0, 0, 0, 0, 0, 0], &v6(3)])),
+            drop(DropReason::Spoofed),
+        ),
     ]
 }
 

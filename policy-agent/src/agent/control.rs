@@ -16,8 +16,8 @@ use super::status::Status;
 /// A request is a word; whoever sends more is not talking to us.
 const REQUEST_BYTES: u64 = 4096;
 /// A client that neither asks nor reads is let go.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
-const CLIENTS: usize = 32;
+const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
+const CLIENTS: usize = 128;
 /// How soon `ask` tries again while the agent is starting.
 const CONNECT_RETRY: Duration = Duration::from_millis(50);
 

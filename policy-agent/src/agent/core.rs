@@ -1,19 +1,19 @@
 //! The pipeline from end to end: read, compile, plan, apply, attach.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use policy_common::maps::Event;
 
 use super::drops::{Drops, describe};
+use super::place::{Found, Leave, Places, addresses};
 use super::status::{EndpointState, EndpointStatus, Status};
 use super::{FAILED_RETRY, Options, WAITING_RETRY};
 use crate::compile::{Compiled, Scope, compile};
 use crate::datapath::bpf::BpfDatapath;
 use crate::datapath::enforce;
-use crate::endpoints::{Cache, Interface, Scan, scan};
-use crate::model::{Cluster, ObjectName};
+use crate::endpoints::{Cache, Scan, scan};
+use crate::model::ObjectName;
 use crate::plan::{Capacity, LocalEndpoint, Planner};
 use crate::source::{Store, read_folder};
 
@@ -29,6 +29,9 @@ pub(super) struct Core {
     interfaces: BTreeMap<u32, (ObjectName, String)>,
     status: Status,
     settled: bool,
+    places: Places,
+    /// The folder itself could be read.
+    readable: bool,
     /// Reconciliations in a row that changed nothing.
     unchanged: u32,
 }
@@ -53,6 +56,8 @@ impl Core {
             interfaces: BTreeMap::new(),
             status: Status::default(),
             settled: false,
+            places: Places::default(),
+            readable: false,
             unchanged: 0,
         })
     }
@@ -90,17 +95,18 @@ impl Core {
 
     /// Takes what the folder holds now into the store.
     pub(super) fn read(&mut self) {
-        self.store.update(read_folder(&self.manifests));
-        for problem in self.store.problems() {
-            tracing::warn!("{problem}");
-        }
+        let read = read_folder(&self.manifests);
+        self.readable = read.problem.is_none();
+        self.store.update(read);
     }
 
     /// Brings the kernel to what the store and the interfaces say now.
     pub(super) fn reconcile(&mut self) {
         let started = Instant::now();
         let mut errors: Vec<String> = self.store.problems().iter().map(ToString::to_string).collect();
-        match scan(&mut self.cache) {
+        let scanned = scan(&mut self.cache);
+        let looked = scanned.is_ok();
+        match scanned {
             Ok(scan) => self.scan = scan,
             Err(error) => errors.push(format!("looking for the pods' interfaces: {error}")),
         }
@@ -108,23 +114,30 @@ impl Core {
         let scope = Scope::Node { name: self.node.clone(), addresses: self.scan.own_addresses.clone() };
         let cluster = self.store.cluster();
         let compiled = compile(cluster, &scope);
-        let found = find(cluster, &compiled, &self.scan, &mut errors);
-        let wanted: BTreeSet<u32> = found.values().filter_map(Found::ifindex).collect();
-        let mut synced = true;
-
-        let gone: Vec<u32> =
-            self.datapath.attached().keys().filter(|i| !wanted.contains(i)).copied().collect();
-        for ifindex in gone {
-            if let Err(error) = self.datapath.detach(ifindex) {
-                synced = false;
-                errors.push(error.to_string());
+        let found = self.places.find(cluster, &compiled, &self.scan, &mut errors);
+        let mut synced = self.readable;
+        let all_known = self.readable && self.store.problems().is_empty() && looked;
+        for (ifindex, attached) in self.datapath.attached().clone() {
+            match self.places.leave(ifindex, &attached.name, &found, all_known) {
+                Leave::Wanted => {}
+                Leave::Detach => {
+                    if let Err(error) = self.datapath.detach(ifindex) {
+                        synced = false;
+                        errors.push(error.to_string());
+                    }
+                }
+                Leave::AsItIs => errors.push(format!(
+                    "interface {}: enforced by an agent before this one, and no pod that could be read explains it: \
+                     it stays as it was",
+                    attached.name
+                )),
             }
         }
         let locals: Vec<LocalEndpoint> = found
             .iter()
             .filter_map(|(name, found)| {
                 let addresses = addresses(cluster, name)?.to_vec();
-                Some(LocalEndpoint { pod: name.clone(), ifindex: found.ifindex()?, addresses })
+                Some(LocalEndpoint { pod: name.clone(), ifindex: found.interface()?.ifindex, addresses })
             })
             .collect();
         let changes = match enforce(&mut self.planner, &mut self.datapath, &compiled, &locals) {
@@ -140,7 +153,7 @@ impl Core {
         let mut failed = BTreeSet::new();
         self.interfaces.clear();
         for (name, found) in &found {
-            let Found::Interface(interface) = found else { continue };
+            let Some(interface) = found.interface() else { continue };
             self.interfaces.insert(interface.ifindex, (name.clone(), interface.name.clone()));
             let before = self.datapath.attached().get(&interface.ifindex).cloned();
             if let Err(error) = self.datapath.attach(interface.ifindex, &interface.name) {
@@ -159,6 +172,7 @@ impl Core {
         }
         let generation =
             self.status.generation + u64::from(changes + attached > 0 || self.status.generation == 0);
+        self.places.remember(&found);
         let endpoints = endpoint_status(&compiled, &found, &failed, synced);
         let status = Status { synced, generation, endpoints, errors };
         if status != self.status {
@@ -172,73 +186,6 @@ impl Core {
         }
         self.unchanged = if status == self.status { (self.unchanged + 1).min(8) } else { 0 };
         self.status = status;
-    }
-}
-
-/// Where an endpoint's interface is.
-enum Found {
-    Interface(Interface),
-    Nowhere,
-    /// Its addresses are behind different interfaces.
-    Several,
-}
-
-impl Found {
-    const fn ifindex(&self) -> Option<u32> {
-        match self {
-            Self::Interface(interface) => Some(interface.ifindex),
-            Self::Nowhere | Self::Several => None,
-        }
-    }
-}
-
-fn find(
-    cluster: &Cluster,
-    compiled: &Compiled,
-    scan: &Scan,
-    errors: &mut Vec<String>,
-) -> BTreeMap<ObjectName, Found> {
-    let mut found = BTreeMap::new();
-    let mut taken: BTreeMap<u32, ObjectName> = BTreeMap::new();
-    for name in compiled.endpoints.keys() {
-        let Some(addresses) = addresses(cluster, name) else { continue };
-        let place = place(addresses, scan);
-        if matches!(place, Found::Nowhere) && cluster.broken_pods.contains_key(name) {
-            // It may be another node's, and nobody waits for it: its problem is told as the object's.
-            continue;
-        }
-        if let Found::Several = place {
-            errors.push(format!("pod {name}: its addresses are behind different interfaces"));
-        }
-        let place = match place.ifindex().map(|ifindex| (ifindex, taken.get(&ifindex))) {
-            // Two pods claim one interface, so they claim one address: the compiler has closed both.
-            Some((ifindex, Some(other))) => {
-                errors.push(format!("pods {other} and {name} both claim the interface with index {ifindex}"));
-                Found::Several
-            }
-            Some((ifindex, None)) => {
-                taken.insert(ifindex, name.clone());
-                place
-            }
-            None => place,
-        };
-        found.insert(name.clone(), place);
-    }
-    found
-}
-
-fn addresses<'a>(cluster: &'a Cluster, name: &ObjectName) -> Option<&'a [IpAddr]> {
-    let broken = || cluster.broken_pods.get(name);
-    cluster.pods.get(name).map(|pod| &pod.addresses).or_else(broken).map(Vec::as_slice)
-}
-
-fn place(addresses: &[IpAddr], scan: &Scan) -> Found {
-    let mut interfaces = addresses.iter().filter_map(|address| scan.interfaces.get(address));
-    let Some(first) = interfaces.next() else { return Found::Nowhere };
-    if interfaces.all(|other| other.ifindex == first.ifindex) {
-        Found::Interface(first.clone())
-    } else {
-        Found::Several
     }
 }
 
@@ -259,6 +206,7 @@ fn endpoint_status(
                 }
                 Found::Interface(interface) => (interface.name.clone(), EndpointState::Failed),
                 Found::Nowhere => (String::new(), EndpointState::Waiting),
+                Found::Lost(interface) => (interface.name.clone(), EndpointState::Failed),
                 Found::Several => (String::new(), EndpointState::Failed),
             };
             Some(EndpointStatus {

@@ -3,6 +3,7 @@
 mod control;
 mod core;
 mod drops;
+mod place;
 mod status;
 
 use std::path::PathBuf;

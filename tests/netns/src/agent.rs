@@ -172,7 +172,13 @@ impl Agent {
     /// Runs `policy-agent uninstall`, which leaves nothing of it in the kernel.
     pub fn uninstall(&mut self) -> Result<()> {
         let mut command = Command::new(&self.options.binary);
-        command.arg("uninstall").arg("--bpffs").arg(&self.options.bpffs).process_group(0);
+        command
+            .arg("uninstall")
+            .arg("--bpffs")
+            .arg(&self.options.bpffs)
+            .arg("--socket")
+            .arg(self.socket())
+            .process_group(0);
         let output = self.ns.output(&mut command)?;
         successful(&output).context("policy-agent uninstall")?;
         self.installed = false;
