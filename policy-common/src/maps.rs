@@ -90,6 +90,14 @@ pub struct Sets {
     pub ingress: u32,
 }
 
+impl Sets {
+    /// From the eight bytes that were read in one load.
+    #[inline(always)]
+    pub fn from_bits(bits: u64) -> Self {
+        bytemuck::cast(bits)
+    }
+}
+
 /// A slot of an endpoint, plus one: 0 = none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -41,8 +41,9 @@ pub(crate) fn no_op(_ctx: TcContext) -> i32 {
 /// Tells user space what a tick is: it runs this twice and compares with its own clock.
 #[classifier]
 pub(crate) fn read_clock(_ctx: TcContext) -> i32 {
-    // The low bits are enough for a difference.
-    tables::jiffies() as i32
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are enough for a difference")]
+    let ticks = tables::jiffies() as i32;
+    ticks
 }
 
 #[inline(always)]

@@ -40,7 +40,9 @@ impl Packet for Skb<'_> {
     fn ethertype(&self) -> u16 {
         // SAFETY: as in `ifindex`.
         let protocol = unsafe { (*self.ctx.skb.skb).protocol };
-        u16::from_be(protocol as u16)
+        #[expect(clippy::cast_possible_truncation, reason = "the kernel keeps sixteen bits in this field")]
+        let protocol = protocol as u16;
+        u16::from_be(protocol)
     }
 
     #[inline(always)]

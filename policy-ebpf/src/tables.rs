@@ -62,8 +62,7 @@ impl Tables for BpfTables {
 
     #[inline(always)]
     fn sets(&self, slot: u32) -> Option<Sets> {
-        read!(maps::SETS.get_ptr(slot).map(<*const Sets>::cast::<u64>))
-            .map(|both| Sets { egress: both as u32, ingress: (both >> 32) as u32 })
+        read!(maps::SETS.get_ptr(slot).map(<*const Sets>::cast::<u64>)).map(Sets::from_bits)
     }
 
     #[inline(always)]
