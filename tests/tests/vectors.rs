@@ -1,6 +1,8 @@
 //! Packets that nobody sends by accident, on both programs in the kernel and on the engine on the host: the verdicts
 //! are equal, and what cannot be parsed is dropped with its own reason. Then random bytes, by the ten thousand.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail as the test does: by panicking")]
+
 use etherparse::{IpNumber, PacketBuilder};
 use policy_agent::compile::{Scope, compile};
 use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
