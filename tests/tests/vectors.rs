@@ -325,6 +325,18 @@ impl Both<'_> {
     }
 }
 
+impl Both<'_> {
+    /// Packets that the kernel has counted under a verdict.
+    fn counted(&self, verdict: Verdict, direction: Direction) -> anyhow::Result<u64> {
+        let totals = self.kernel.totals()?;
+        Ok(match verdict {
+            Verdict::Drop(reason) => totals.dropped(reason, direction),
+            Verdict::Pass(reason) => totals.passed(reason, direction),
+        }
+        .packets)
+    }
+}
+
 fn with_both(name: &str, test: impl FnOnce(&mut Both<'_>) -> anyhow::Result<()> + Send) {
     let mut store = Store::default();
     let file = read_text("world.yaml", WORLD.as_bytes().to_vec());
@@ -350,8 +362,10 @@ fn with_both(name: &str, test: impl FnOnce(&mut Both<'_>) -> anyhow::Result<()> 
 fn each_vector_has_its_verdict_in_the_kernel_and_on_the_host() {
     with_both("vectors", |both| {
         for (name, direction, frame, want) in vectors() {
+            let before = both.counted(want, direction)?;
             let got = both.judge(direction, false, &frame)?;
             assert_eq!(got, want, "{name}");
+            assert_eq!(both.counted(want, direction)?, before + 1, "{name}: counted under its reason");
         }
         Ok(())
     });
@@ -454,6 +468,14 @@ fn replies_errors_and_fragments_follow_their_flow() {
         assert_eq!(both.judge(Ingress, true, &probe)?, pass(PassReason::Host));
         let answer = reply(POD4, [192, 0, 2, 1], 8080, 40_000, 0x12);
         assert_eq!(both.judge(Egress, false, &answer)?, pass(PassReason::Reply));
+        // Time only passes on the host: an answered UDP flow ends two minutes after its last packet.
+        let late = udp(FREE4, POD4, 53, 6000);
+        let arrival = Arrival { ifindex: both.ifindex, direction: Ingress, from_node: false };
+        for (seconds, want) in [(119, pass(PassReason::Reply)), (121, denied)] {
+            both.memory.advance_seconds(seconds);
+            let verdict = decide(&Slice(&late), &both.memory, &arrival, &mut Scratch::EMPTY.clone());
+            assert_eq!(verdict, want, "after {seconds} s more");
+        }
         Ok(())
     });
 }
