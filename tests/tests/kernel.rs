@@ -29,6 +29,10 @@ fn sides(cluster: &Cluster, flow: &Flow, locals: &[LocalEndpoint]) -> Vec<(Arriv
         if from_node && direction == Direction::Egress {
             continue;
         }
+        // A pod's packets to itself never come back to it over the wire; what does is somebody else's.
+        if flow.from == flow.to && direction == Direction::Ingress {
+            continue;
+        }
         if from_node && !from_own_node(cluster, flow) {
             continue;
         }

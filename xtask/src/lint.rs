@@ -8,6 +8,7 @@ use crate::bpf_build;
 use crate::bpf_toolchain::Candidate;
 use crate::setup::{self, Scope};
 use crate::step;
+use crate::test::KERNEL_TESTS;
 use crate::workspace::Workspace;
 
 /// Runs every check, also after one failed, and fails at the end with all of their complaints.
@@ -37,7 +38,16 @@ fn format(workspace: &Workspace) -> Result<()> {
 
 fn clippy(workspace: &Workspace) -> Result<()> {
     let mut command = workspace.cargo();
-    command.args(["clippy", "--all-targets", "--keep-going", "--", "-D", "warnings"]);
+    command.args([
+        "clippy",
+        "--all-targets",
+        "--features",
+        KERNEL_TESTS,
+        "--keep-going",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     quiet(workspace, "clippy", "clippy", &mut command)
 }
 
