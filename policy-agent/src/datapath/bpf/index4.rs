@@ -119,12 +119,17 @@ impl Index4 {
             }
             return writes;
         }
+        if self.settles(top, length, leaf) {
+            return writes;
+        }
         let Some(middle) = self.descend(top, &mut writes) else { return writes };
         let cell = middle + (first >> 8 & 0xff);
         if prefix <= 24 {
             for cell in cell..cell + (1 << (24 - prefix)) {
                 self.put(cell, length, leaf, &mut writes);
             }
+        } else if self.settles(cell, length, leaf) {
+            return writes;
         } else if let Some(low) = self.descend(cell, &mut writes) {
             let start = low + (first & 0xff);
             for cell in start..start + (1 << (32 - prefix)) {
@@ -136,6 +141,12 @@ impl Index4 {
             self.collapse(top, middle, &mut writes);
         }
         writes
+    }
+
+    /// Whether a change below this cell would change nothing: a block for it would only be emptied again.
+    fn settles(&self, cell: u32, length: i16, leaf: Content) -> bool {
+        let content = self.content(cell);
+        content == leaf || matches!(content, Content::Leaf { length: present, .. } if present > length)
     }
 
     /// Everything below a cell that is not more specific takes the leaf.
@@ -239,6 +250,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case fills an index of 65,536 cells and more.
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
         #[test]
         fn the_index_says_what_longest_prefix_match_says(
             changes in proptest::collection::vec(change(), 1..60),
