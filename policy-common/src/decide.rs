@@ -144,7 +144,8 @@ impl<T: Tables> Judge<'_, T> {
             return Verdict::Pass(reason);
         }
         if matches!(ip.transport, Transport::Icmp) && is_icmp_error(ip.family, ip.icmp_kind) {
-            return if self.icmp_error_passes(packet, quoted) {
+            let named = parse::parse_quoted(packet, ip.offset, ip.family, quoted);
+            return if named && self.icmp_error_passes(quoted) {
                 Verdict::Pass(PassReason::IcmpError)
             } else {
                 Verdict::Drop(DropReason::IcmpError)
@@ -220,10 +221,7 @@ impl<T: Tables> Judge<'_, T> {
 
     /// An error passes if the packet that it quotes belongs to a live flow that policy still allows its opener.
     #[inline(never)]
-    fn icmp_error_passes<P: Packet>(&self, packet: &P, quoted: &mut Ip) -> bool {
-        if parse::parse_quoted(packet, self.ip.offset, self.ip.family, quoted).is_none() {
-            return false;
-        }
+    fn icmp_error_passes(&self, quoted: &Ip) -> bool {
         // The quoted packet went the other way: towards the pod it quotes what the pod sent.
         let sent_by_pod = self.arrival.direction == Direction::Ingress;
         let (local, remote) =

@@ -314,9 +314,15 @@ fn read_datagram(header: &Aligned<8>, icmp: bool, ip: &mut Ip) {
 
 /// The packet that an ICMP error quotes: the start of one that the error's receiver sent (RFC 792, RFC 4443). Eight
 /// bytes of its transport header are promised, so that is all that is read. `offset` is where the ICMP message begins.
-/// `None` where it names no flow: too short, or a later fragment.
+/// Returns whether it names a flow: not where it is too short, or a later fragment. A call of its own: its buffers and
+/// what is done with the result would not fit on one stack.
+#[inline(never)]
+pub fn parse_quoted<P: Packet>(packet: &P, offset: u32, family: u8, ip: &mut Ip) -> bool {
+    read_quoted(packet, offset, family, ip).is_some()
+}
+
 #[inline(always)]
-pub fn parse_quoted<P: Packet>(packet: &P, offset: u32, family: u8, ip: &mut Ip) -> Option<()> {
+fn read_quoted<P: Packet>(packet: &P, offset: u32, family: u8, ip: &mut Ip) -> Option<()> {
     ip.clear();
     let at = offset + 8;
     if family == 4 {
