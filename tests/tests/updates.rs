@@ -45,7 +45,7 @@ fn answers(tables: &Memory, questions: &[Question]) -> Vec<bool> {
 }
 
 fn updates() -> u64 {
-    if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 60 } else { 600 }
+    if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 180 } else { 600 }
 }
 
 /// Chains of random clusters through one planner. In every third update an operation fails on the way, once or twice.

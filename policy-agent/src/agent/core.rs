@@ -1,6 +1,6 @@
 //! The pipeline from end to end: read, compile, plan, apply, attach.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use policy_common::maps::Event;
@@ -150,7 +150,6 @@ impl Core {
         };
         // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
         let mut attached = 0;
-        let mut failed = BTreeSet::new();
         self.interfaces.clear();
         for (name, found) in &found {
             let Some(interface) = found.interface() else { continue };
@@ -158,7 +157,6 @@ impl Core {
             let before = self.datapath.attached().get(&interface.ifindex).cloned();
             if let Err(error) = self.datapath.attach(interface.ifindex, &interface.name) {
                 synced = false;
-                failed.insert(name.clone());
                 errors.push(format!("pod {name}: {error}"));
             } else if self.datapath.attached().get(&interface.ifindex) != before.as_ref() {
                 attached += 1;
@@ -173,7 +171,7 @@ impl Core {
         let generation =
             self.status.generation + u64::from(changes + attached > 0 || self.status.generation == 0);
         self.places.remember(&found);
-        let endpoints = endpoint_status(&compiled, &found, &failed, synced);
+        let endpoints = endpoint_status(&compiled, &found, synced);
         let status = Status { synced, generation, endpoints, errors };
         if status != self.status {
             tracing::info!(
@@ -192,7 +190,6 @@ impl Core {
 fn endpoint_status(
     compiled: &Compiled,
     found: &BTreeMap<ObjectName, Found>,
-    failed: &BTreeSet<ObjectName>,
     synced: bool,
 ) -> Vec<EndpointStatus> {
     found
@@ -200,13 +197,11 @@ fn endpoint_status(
         .filter_map(|(name, found)| {
             let policy = compiled.endpoints.get(name)?;
             let (interface, state) = match found {
-                Found::Interface(interface) if synced || !failed.contains(name) => {
-                    let state = if synced { EndpointState::Enforcing } else { EndpointState::Failed };
-                    (interface.name.clone(), state)
+                Found::Interface(interface) if synced => (interface.name.clone(), EndpointState::Enforcing),
+                Found::Interface(interface) | Found::Lost(interface) => {
+                    (interface.name.clone(), EndpointState::Failed)
                 }
-                Found::Interface(interface) => (interface.name.clone(), EndpointState::Failed),
                 Found::Nowhere => (String::new(), EndpointState::Waiting),
-                Found::Lost(interface) => (interface.name.clone(), EndpointState::Failed),
                 Found::Several => (String::new(), EndpointState::Failed),
             };
             Some(EndpointStatus {

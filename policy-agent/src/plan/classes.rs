@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::op::{Op, TableFull};
+use super::shadow::longest_prefix;
 use super::{LocalEndpoint, Planner, Wanted};
 use policy_common::Direction;
 use policy_common::maps::CLASS_NONE;
@@ -83,15 +84,8 @@ impl Planner {
         let class = |signature: u32| wanted.classes.get(signature as usize).copied().unwrap_or(0);
         let lengths: BTreeSet<u8> = self.shadow.cidrs.keys().map(IpNet::prefix_len).collect();
         let new_lengths: BTreeSet<u8> = compiled.prefixes.keys().map(IpNet::prefix_len).collect();
-        let final_class = |net: IpNet| {
-            new_lengths
-                .iter()
-                .rev()
-                .filter(|length| **length <= net.prefix_len())
-                .filter_map(|length| IpNet::new(net.addr(), *length).ok())
-                .find_map(|outer| compiled.prefixes.get(&outer.trunc()))
-                .map_or(0, |signature| class(*signature))
-        };
+        let final_class =
+            |net: IpNet| longest_prefix(&compiled.prefixes, &new_lengths, net).map_or(CLASS_NONE, class);
         let mut moves = Vec::new();
         for (address, signature) in &compiled.addresses {
             let present = self.shadow.peers.get(address).copied();

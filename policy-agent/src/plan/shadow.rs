@@ -63,14 +63,7 @@ impl Shadow {
 
     /// The class that the tables give a prefix or address now.
     pub(super) fn class_of_prefix(&self, net: IpNet, lengths: &BTreeSet<u8>) -> u32 {
-        lengths
-            .iter()
-            .rev()
-            .filter(|length| **length <= net.prefix_len())
-            .filter_map(|length| IpNet::new(net.addr(), *length).ok())
-            .find_map(|outer| self.cidrs.get(&outer.trunc()))
-            .copied()
-            .unwrap_or(CLASS_NONE)
+        longest_prefix(&self.cidrs, lengths, net).unwrap_or(CLASS_NONE)
     }
 
     /// Adds an operation to the plan unless the table already holds what it would write.
@@ -136,6 +129,21 @@ impl Shadow {
             Op::Barrier => return Undo::Nothing,
         })
     }
+}
+
+/// What the longest prefix that contains `net` has, where `lengths` are those in use.
+pub(super) fn longest_prefix(
+    prefixes: &BTreeMap<IpNet, u32>,
+    lengths: &BTreeSet<u8>,
+    net: IpNet,
+) -> Option<u32> {
+    lengths
+        .iter()
+        .rev()
+        .filter(|length| **length <= net.prefix_len())
+        .filter_map(|length| IpNet::new(net.addr(), *length).ok())
+        .find_map(|outer| prefixes.get(&outer.trunc()))
+        .copied()
 }
 
 const fn port_index(protocol: Protocol, port: u16) -> usize {

@@ -17,6 +17,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
 use super::BpfError;
 use super::pins::{Pins, failed};
+use crate::endpoints::interface_name;
 
 /// Ours on every clsact qdisc; low priorities are the ones that people pick by hand.
 const PRIORITY: u16 = 20_942;
@@ -236,10 +237,6 @@ impl Pins {
 
 fn ifindex_of(pin: &Path) -> Option<u32> {
     pin.file_name()?.to_str()?.split('-').next()?.parse().ok()
-}
-
-fn interface_name(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
 }
 
 fn remove_pin(path: &Path) -> Result<(), BpfError> {
