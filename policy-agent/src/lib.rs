@@ -5,6 +5,7 @@ pub mod compile;
 pub mod datapath;
 pub mod endpoints;
 pub mod explain;
+pub mod flows;
 pub mod model;
 pub mod plan;
 mod ready;

@@ -49,6 +49,13 @@ pub(crate) const TOOLS: &[Tool] = &[
         scope: RUN,
     },
     Tool {
+        program: "nft",
+        version_args: &["--version"],
+        purpose: "translates addresses and tracks connections in the tests, as kube-proxy does",
+        packages: &[&["nftables"]],
+        scope: RUN,
+    },
+    Tool {
         program: "nsenter",
         version_args: &["-V"],
         purpose: "runs probes inside pods",
