@@ -36,8 +36,12 @@ fn nft(node: &Node, rules: &str) -> Result<()> {
 fn track(node: &Node) -> Result<()> {
     nft(
         node,
-        "table inet track { chain all { type filter hook prerouting priority 0; ct state established counter; }; \
-         chain own { type filter hook output priority 0; ct state established counter; }; }",
+        "table inet track {
+            chain arriving {
+                type filter hook prerouting priority filter;
+                ct state established counter;
+            }
+        }",
     )
 }
 
@@ -52,17 +56,17 @@ fn translate(world: &World) -> Result<()> {
         node,
         &format!(
             "table inet services {{
-                chain pre {{
+                chain arriving {{
                     type nat hook prerouting priority dstnat;
                     ip daddr {service4} tcp dport 443 dnat ip to {far4}:80;
                     ip6 daddr {service6} tcp dport 443 dnat ip6 to [{far6}]:80;
                     ip daddr {node4} tcp dport 30080 dnat ip to {pod4}:80;
                     ip6 daddr {node6} tcp dport 30080 dnat ip6 to [{pod6}]:80;
-                }};
-                chain post {{
+                }}
+                chain leaving {{
                     type nat hook postrouting priority srcnat;
-                    ct original proto-dst 30080 masquerade;
-                }};
+                    meta l4proto tcp ct original proto-dst 30080 masquerade;
+                }}
             }}"
         ),
     )
@@ -243,8 +247,8 @@ fn connections_older_than_their_tracking_keep_their_opener() -> Result<()> {
     }
     track(world.node("node1")?)?;
     // The servers speak first, so that connection tracking takes them for those who called.
-    for (client, accepted, _) in &mut pairs {
-        for (from, to) in [(&mut *accepted, &mut *client), (client, accepted)] {
+    for (client, accepted, _) in &pairs {
+        for (mut from, mut to) in [(accepted, client), (client, accepted)] {
             from.write_all(b"x")?;
             to.set_read_timeout(Some(ALLOW_TIMEOUT))?;
             to.read_exact(&mut [0])?;
