@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use policy_agent::endpoints::{Cache, scan};
 use policy_agent::flows::{KnownFlow, Listing, PodNamespace, known_flows};
-use sluice_netns::{ALLOW_TIMEOUT, Netns, Node, NodeSpec, PodSpec, World};
+use sluice_netns::{ALLOW_TIMEOUT, Netns, Node, NodeSpec, Outcome, PodSpec, World, ping};
 
 const SERVICES: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 const POD: &str = "guest/pod";
@@ -208,6 +208,32 @@ fn connection_tracking_tells_all_flows_as_the_pod_sees_them() -> Result<()> {
         let remaining = flow.remaining.context("connection tracking didn't say how long")?;
         assert_eq!(remaining > day, flow.protocol == 6, "{flow:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_query_of_icmp_is_told_by_who_asked() -> Result<()> {
+    let world = world()?;
+    track(world.node("node1")?)?;
+    let mut expected = BTreeSet::new();
+    for (protocol, (pod, far)) in
+        [1, 58].into_iter().zip(addresses(&world, POD)?.into_iter().zip(addresses(&world, FAR)?))
+    {
+        for (from, to, opener) in [(POD, far, "Pod"), (FAR, pod, "Peer")] {
+            let outcome = ping(&world.pod(from)?.ns, to, ALLOW_TIMEOUT);
+            ensure!(outcome == Outcome::Open, "{from} to {to}: {outcome}");
+            expected.insert(format!("{protocol} {pod} {opener} {far}"));
+        }
+    }
+    let listing = list(&world)?;
+    let mut found = BTreeSet::new();
+    for flow in &listing.flows {
+        assert_eq!(flow.remote.port(), 0, "{flow:?}");
+        assert_ne!(flow.local_port, 0, "the kernel gives every socket an identifier: {flow:?}");
+        found.insert(format!("{} {} {:?} {}", flow.protocol, flow.pod, flow.opener, flow.remote.ip()));
+    }
+    assert_eq!(found, expected);
+    assert_eq!(listing.flows.len(), expected.len());
     Ok(())
 }
 

@@ -55,7 +55,7 @@ pub(super) fn entries(mut each: impl FnMut(Entry)) -> io::Result<Unread> {
     // Without a family, all families come.
     let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
     let request = NetfilterMessage::new(header, ConntrackMessage::Get(Vec::new()));
-    dump(isize::from(NETLINK_NETFILTER), request, |message| {
+    dump(NETLINK_NETFILTER, request, |message| {
         if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner {
             read_entry(&attributes)?.into_iter().for_each(&mut each);
         }

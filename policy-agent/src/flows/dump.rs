@@ -99,7 +99,12 @@ fn read_datagram<M: NetlinkDeserializable>(
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_netfilter::NetfilterMessage;
+    use netlink_packet_netfilter::{
+        NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem,
+    };
+    use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+    use netlink_packet_sock_diag::message::SockDiagMessage;
+    use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_SOCK_DIAG};
 
     use super::*;
 
@@ -144,5 +149,29 @@ mod tests {
         for bytes in [&[0; 16][..], &[0xff; 16], &[1, 2, 3]] {
             assert!(read(bytes).is_err(), "{bytes:?}");
         }
+    }
+
+    /// The codes by which callers know that a source isn't there.
+    #[test]
+    fn the_kernel_says_what_it_does_not_have() {
+        let request = NetfilterMessage::new(
+            NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0),
+            NetfilterMessageInner::Other {
+                subsys: NetfilterSubsystem::Other(200),
+                message_type: 1,
+                attributes: Vec::new(),
+            },
+        );
+        let error = dump(NETLINK_NETFILTER, request, |_| Ok(())).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        let request = SockDiagMessage::InetRequest(InetRequest {
+            family: 2,
+            protocol: 200,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: SocketId::new_v4(),
+        });
+        let error = dump(NETLINK_SOCK_DIAG, request, |_| Ok(())).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 }

@@ -103,7 +103,8 @@ pub struct Listing {
 /// Lists the flows of `pods`. The calling thread must be in the node's network namespace; `node_addresses` are those of that
 /// namespace.
 ///
-/// Blocks: for about a microsecond an entry of the node's whole connection tracking, and for a few dumps in each pod. The work
+/// Blocks: for about three microseconds an entry of the node's whole connection tracking (100,000: 0.3 s), so
+/// ask once for many pods; and for 0.6 ms in each pod. The work
 /// is done on a thread of its own, the only one that leaves the caller's namespace.
 #[must_use]
 pub fn known_flows(pods: &[PodNamespace], node_addresses: &BTreeSet<IpAddr>) -> Listing {

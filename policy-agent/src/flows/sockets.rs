@@ -67,7 +67,7 @@ fn read_sockets(family: u8, any: SocketId, protocol: u8, sockets: &mut Vec<Socke
         states: StateFlags::all(),
         socket_id: any,
     });
-    dump(isize::from(NETLINK_SOCK_DIAG), request, |message| {
+    dump(NETLINK_SOCK_DIAG, request, |message| {
         if let SockDiagMessage::InetResponse(response) = message {
             let id = response.header.socket_id;
             sockets.push(Socket {
