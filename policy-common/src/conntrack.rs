@@ -1,103 +1,276 @@
 //! Connection tracking: it only remembers who opened a flow. Whether a packet may pass is always today's policy's
 //! business, so an entry never grants anything by itself and needs no revision when policy changes.
 
-use crate::maps::{Flow, FlowState, Opener};
+use crate::flows::{FlowEntry, FlowKey, FlowSet, FlowState, Opener};
 use crate::parse::{protocol, tcp_flag};
 
-/// Seconds after its last packet that an entry still speaks for its flow. Values of nf_conntrack's defaults
-/// (Documentation/networking/nf_conntrack-sysctl.rst); TCP that opens or closes is kept for one value, 120 s.
-pub const fn timeout_seconds(protocol: u8, state: FlowState) -> u64 {
+/// Seconds that later fragments may follow their first: the receiver's own limit (Linux: 30; RFC 8200: 60).
+pub const FRAGMENT_SECONDS: u32 = 30;
+
+/// Seconds after its last packet that an entry still speaks for its flow: the defaults of nf_conntrack
+/// (Documentation/networking/nf_conntrack-sysctl.rst).
+///
+/// An answered handshake is kept as long as a connection, not for netfilter's 60 s: the packet that completes it is an
+/// ordinary one of an allowed direction, which is not looked up. What was only answered is the first to go where room is
+/// needed (`FlowSet::place`).
+#[inline(always)]
+pub const fn timeout_seconds(protocol: u8, state: FlowState) -> u32 {
     match (protocol, state) {
-        (protocol::TCP, FlowState::Established) => 432_000,
-        (protocol::TCP, _) => 120,
-        (protocol::ICMP | protocol::ICMPV6, _) => 30,
-        (protocol::SCTP, FlowState::Established) => 432_000,
-        (protocol::UDP, FlowState::Opening) => 30,
+        (protocol::TCP | protocol::SCTP, FlowState::Established | FlowState::Answered) => 432_000,
+        (protocol::TCP | protocol::SCTP, FlowState::Closed) => 10,
+        (protocol::TCP | protocol::SCTP, _) => 120,
+        (protocol::ICMP | protocol::ICMPV6, _) | (protocol::UDP, FlowState::Opening) => 30,
         (protocol::UDP, _) => 120,
         (_, _) => 600,
     }
 }
 
+/// A packet of a flow, as connection tracking sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Who sent it: who would be the opener, were the flow new.
+    pub sender: Opener,
+    /// Those of TCP; SCTP's chunks under the same names.
+    pub flags: u8,
+    /// In seconds.
+    pub now: u32,
+}
+
+/// Whether it opens a flow, where policy lets it through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// It belongs to a flow or to none.
+    Nothing,
+    /// Where there is none.
+    IfUnknown,
+    /// Whatever there was: a SYN.
+    Afresh,
+}
+
+/// Notes a packet that policy lets through. Returns whether its flow was known.
 #[inline(always)]
-pub fn is_live(flow: &Flow, protocol: u8, now: u64, ticks_per_second: u32) -> bool {
-    let age = now.saturating_sub(flow.seen);
-    age <= timeout_seconds(protocol, flow.state) * ticks_per_second as u64
+pub fn note(set: &mut FlowSet, key: &FlowKey, seen: &Seen, opens: Opens) -> bool {
+    let place = match (set.find(key, seen.now), opens) {
+        (Some(at), Opens::Nothing | Opens::IfUnknown) => {
+            advance(set.entry(at), seen);
+            return true;
+        }
+        (None, Opens::Nothing) => return false,
+        (Some(at), Opens::Afresh) => at,
+        (None, _) => set.place(key, seen.now),
+    };
+    let entry = set.entry(place);
+    entry.key = *key;
+    entry.opener = seen.sender;
+    entry.fragment_end = 0;
+    enter(entry, FlowState::Opening, seen.now);
+    false
+}
+
+/// A packet of a live flow was let through.
+#[inline(always)]
+pub fn advance(entry: &mut FlowEntry, seen: &Seen) {
+    let answers = is_pod(entry.opener) != is_pod(seen.sender);
+    let plain = seen.flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) == 0;
+    let state = match entry.state {
+        _ if seen.flags & tcp_flag::RST != 0 => FlowState::Closed,
+        _ if seen.flags & tcp_flag::FIN != 0 => FlowState::Closing,
+        FlowState::Opening if answers && !plain => FlowState::Answered,
+        FlowState::Opening | FlowState::Answered if answers && plain => FlowState::Established,
+        // Whoever goes on talking was not reset: anybody can forge a RST, and we do not follow sequence numbers.
+        FlowState::Closed if plain => FlowState::Established,
+        state => state,
+    };
+    enter(entry, state, seen.now);
 }
 
 #[inline(always)]
-pub const fn opened(opener: Opener, now: u64) -> Flow {
-    Flow { seen: now, opener, state: FlowState::Opening, zero: [0; 6] }
+const fn is_pod(side: Opener) -> bool {
+    matches!(side, Opener::Pod)
 }
 
-/// Whether `opener` is the side that sends towards the pod.
+/// At most one write a second for a flow that stays as it is: cores would fight over the line.
 #[inline(always)]
-pub const fn from_peer(opener: Opener) -> bool {
-    !matches!(opener, Opener::Pod)
-}
-
-/// A packet of a live flow was let through. `sent_by_peer`: it came towards the pod.
-#[inline(always)]
-pub fn advance(flow: &mut Flow, sent_by_peer: bool, tcp_flags: u8, now: u64, ticks_per_second: u32) {
-    let answered = from_peer(flow.opener) != sent_by_peer;
-    if tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
-        flow.state = FlowState::Closing;
-    } else if answered && matches!(flow.state, FlowState::Opening) {
-        flow.state = FlowState::Established;
+fn enter(entry: &mut FlowEntry, state: FlowState, now: u32) {
+    // The second under way does not count.
+    let until = now.saturating_add(timeout_seconds(entry.key.protocol, state)).saturating_add(1);
+    if entry.until != until || entry.state as u8 != state as u8 {
+        entry.state = state;
+        entry.seen = now;
+        entry.until = until;
     }
-    // A write to the entry's cache line for each packet would make cores fight over it.
-    if now.saturating_sub(flow.seen) >= ticks_per_second as u64 {
-        flow.seen = now;
+}
+
+/// The first fragment of a datagram was let through.
+#[inline(always)]
+pub fn note_fragment(set: &mut FlowSet, key: &FlowKey, end: u16, now: u32) {
+    let place = match set.find(key, now) {
+        Some(at) => at,
+        None => set.place(key, now),
+    };
+    *set.entry(place) = FlowEntry {
+        key: *key,
+        opener: Opener::Nobody,
+        state: FlowState::Opening,
+        fragment_end: end,
+        seen: now,
+        until: now.saturating_add(FRAGMENT_SECONDS).saturating_add(1),
+    };
+}
+
+/// A flow that began before we looked. What is known already is not touched. Returns whether it was put in.
+#[inline(always)]
+pub fn seed(
+    set: &mut FlowSet,
+    key: &FlowKey,
+    opener: Opener,
+    state: FlowState,
+    seconds: u32,
+    now: u32,
+) -> bool {
+    if set.find(key, now).is_some() {
+        return false;
     }
+    let most = timeout_seconds(key.protocol, state);
+    let seconds = if seconds < most { seconds } else { most };
+    let at = set.place(key, now);
+    *set.entry(at) = FlowEntry {
+        key: *key,
+        opener,
+        state,
+        fragment_end: 0,
+        seen: now,
+        until: now.saturating_add(seconds).saturating_add(1),
+    };
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flows::{SHARE, WAYS};
+    use crate::maps::Addr6;
 
-    const HZ: u32 = 250;
+    fn key(ifindex: u32, protocol: u8, number: u16) -> FlowKey {
+        FlowKey {
+            remote: Addr6::ZERO,
+            ifindex,
+            remote_port: number,
+            local_port: 80,
+            protocol,
+            family: 4,
+            tracked: 0,
+            zero: 0,
+        }
+    }
 
-    fn after(flow: &Flow, seconds: u64) -> u64 {
-        flow.seen + seconds * u64::from(HZ)
+    fn see(set: &mut FlowSet, key: &FlowKey, sender: Opener, flags: u8, now: u32) -> bool {
+        let opens = match (key.protocol, flags) {
+            (protocol::TCP, tcp_flag::SYN) => Opens::Afresh,
+            (protocol::TCP, _) => Opens::Nothing,
+            _ => Opens::IfUnknown,
+        };
+        note(set, key, &Seen { sender, flags, now }, opens)
+    }
+
+    fn state(set: &FlowSet, key: &FlowKey, now: u32) -> Option<FlowState> {
+        Some(set.entries[set.find(key, now)?].state)
+    }
+
+    const SYN_ACK: u8 = tcp_flag::SYN | tcp_flag::ACK;
+
+    #[test]
+    fn an_entry_lives_as_long_as_its_state_says_and_a_second_under_way() {
+        let (mut set, tcp, udp) = (FlowSet::EMPTY, key(1, protocol::TCP, 1), key(1, protocol::UDP, 2));
+        see(&mut set, &tcp, Opener::Pod, tcp_flag::SYN, 1000);
+        see(&mut set, &udp, Opener::Pod, 0, 1000);
+        assert_eq!(state(&set, &udp, 1030), Some(FlowState::Opening));
+        assert_eq!(state(&set, &udp, 1031), None);
+        assert_eq!(state(&set, &tcp, 1120), Some(FlowState::Opening));
+        assert_eq!(state(&set, &tcp, 1121), None);
     }
 
     #[test]
-    fn an_entry_lives_as_long_as_its_state_says() {
-        let mut flow = opened(Opener::Pod, 1000);
-        assert!(is_live(&flow, protocol::TCP, after(&flow, 120), HZ));
-        assert!(!is_live(&flow, protocol::TCP, after(&flow, 121), HZ));
-        assert!(is_live(&flow, protocol::UDP, after(&flow, 30), HZ));
-        assert!(!is_live(&flow, protocol::UDP, after(&flow, 31), HZ));
-        flow.state = FlowState::Established;
-        // A TCP connection may be idle for days.
-        assert!(is_live(&flow, protocol::TCP, after(&flow, 86_400), HZ));
-        assert!(!is_live(&flow, protocol::UDP, after(&flow, 121), HZ));
+    fn a_connection_through_its_states() {
+        let (mut set, key) = (FlowSet::EMPTY, key(1, protocol::TCP, 1));
+        see(&mut set, &key, Opener::Pod, tcp_flag::SYN, 10);
+        assert!(see(&mut set, &key, Opener::Peer, SYN_ACK, 10));
+        assert_eq!(state(&set, &key, 10), Some(FlowState::Answered));
+        see(&mut set, &key, Opener::Peer, tcp_flag::ACK, 11);
+        // Idle for days.
+        assert_eq!(state(&set, &key, 400_000), Some(FlowState::Established));
+        see(&mut set, &key, Opener::Pod, tcp_flag::FIN | tcp_flag::ACK, 400_000);
+        see(&mut set, &key, Opener::Peer, tcp_flag::ACK, 400_001);
+        assert_eq!(state(&set, &key, 400_121), Some(FlowState::Closing));
+        assert_eq!(state(&set, &key, 400_122), None);
     }
 
     #[test]
-    fn only_the_other_side_establishes_and_fin_or_rst_closes() {
-        let mut flow = opened(Opener::Pod, 0);
-        advance(&mut flow, false, 0, 1, HZ);
-        assert_eq!(flow.state, FlowState::Opening);
-        advance(&mut flow, true, 0, 1, HZ);
-        assert_eq!(flow.state, FlowState::Established);
-        advance(&mut flow, false, tcp_flag::FIN | tcp_flag::ACK, 2, HZ);
-        assert_eq!(flow.state, FlowState::Closing);
-        advance(&mut flow, true, tcp_flag::ACK, 3, HZ);
-        assert_eq!(flow.state, FlowState::Closing);
+    fn a_reset_ends_it_in_seconds_unless_somebody_goes_on_talking() {
+        let (mut set, key) = (FlowSet::EMPTY, key(1, protocol::TCP, 1));
+        see(&mut set, &key, Opener::Peer, tcp_flag::SYN, 10);
+        see(&mut set, &key, Opener::Pod, SYN_ACK, 10);
+        see(&mut set, &key, Opener::Pod, tcp_flag::ACK, 10);
+        see(&mut set, &key, Opener::Peer, tcp_flag::RST, 20);
+        assert_eq!(state(&set, &key, 30), Some(FlowState::Closed));
+        assert_eq!(state(&set, &key, 31), None);
+        see(&mut set, &key, Opener::Pod, tcp_flag::ACK, 25);
+        assert_eq!(state(&set, &key, 1000), Some(FlowState::Established));
     }
 
     #[test]
-    fn the_entry_is_written_only_when_a_second_has_passed() {
-        let mut flow = opened(Opener::Peer, 1000);
-        advance(&mut flow, false, 0, 1249, HZ);
-        assert_eq!(flow.seen, 1000);
-        advance(&mut flow, false, 0, 1250, HZ);
-        assert_eq!(flow.seen, 1250);
+    fn a_fresh_syn_has_its_own_opener() {
+        let (mut set, key) = (FlowSet::EMPTY, key(1, protocol::TCP, 1));
+        see(&mut set, &key, Opener::Pod, tcp_flag::SYN, 10);
+        see(&mut set, &key, Opener::Peer, tcp_flag::SYN, 11);
+        assert_eq!(set.entries[set.find(&key, 11).unwrap()].opener, Opener::Peer);
+        assert_eq!(set.entries.iter().filter(|entry| entry.is_live(11)).count(), 1);
     }
 
     #[test]
-    fn a_clock_that_seems_to_go_back_does_not_end_a_flow() {
-        let flow = opened(Opener::Pod, 1000);
-        assert!(is_live(&flow, protocol::UDP, 999, HZ));
+    fn a_flood_of_one_endpoint_takes_its_share_of_a_set_and_no_more() {
+        let mut set = FlowSet::EMPTY;
+        let others: [FlowKey; WAYS] = core::array::from_fn(|n| key(2 + n as u32, protocol::UDP, 1));
+        for other in &others {
+            see(&mut set, other, Opener::Pod, 0, 100);
+            see(&mut set, other, Opener::Peer, 0, 100);
+        }
+        for number in 0..1000 {
+            see(&mut set, &key(1, protocol::UDP, number), Opener::Pod, 0, 101);
+            see(&mut set, &key(1, protocol::UDP, number), Opener::Peer, 0, 101);
+        }
+        let left = others.iter().filter(|other| set.find(other, 101).is_some()).count();
+        assert_eq!(left, WAYS - SHARE);
+    }
+
+    #[test]
+    fn a_flood_of_syns_evicts_no_established_connection() {
+        let mut set = FlowSet::EMPTY;
+        let established: [FlowKey; WAYS - 1] = core::array::from_fn(|n| key(1, protocol::TCP, n as u16));
+        for key in &established {
+            see(&mut set, key, Opener::Peer, tcp_flag::SYN, 10);
+            see(&mut set, key, Opener::Pod, SYN_ACK, 10);
+            see(&mut set, key, Opener::Pod, tcp_flag::ACK, 10);
+        }
+        for number in 100..1100 {
+            let key = key(1, protocol::TCP, number);
+            see(&mut set, &key, Opener::Peer, tcp_flag::SYN, 5000);
+            see(&mut set, &key, Opener::Pod, SYN_ACK, 5000);
+        }
+        for key in &established {
+            assert_eq!(state(&set, key, 5000), Some(FlowState::Established));
+        }
+    }
+
+    #[test]
+    fn an_entry_is_written_once_a_second() {
+        let (mut set, key) = (FlowSet::EMPTY, key(1, protocol::UDP, 1));
+        see(&mut set, &key, Opener::Pod, 0, 10);
+        see(&mut set, &key, Opener::Peer, 0, 10);
+        let before = set;
+        see(&mut set, &key, Opener::Peer, 0, 10);
+        assert_eq!(set, before);
+        see(&mut set, &key, Opener::Peer, 0, 11);
+        assert_ne!(set, before);
     }
 }

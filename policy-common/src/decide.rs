@@ -6,12 +6,13 @@
 //! What is off the hot path is a call of its own (`inline(never)`): BPF gives all frames of a call chain 512 bytes.
 
 use crate::Direction;
-use crate::conntrack;
-use crate::maps::{Addr4, Addr6, CLASS_NONE, Endpoint, FlowKey, FragmentKey, Opener, Sets, WORD_BITS, Words};
+use crate::maps::{Addr6, Endpoint, Sets, SourceKey, Words};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Frame, Ip, Scratch, Transport, protocol, tcp_flag};
+use crate::policy::{Policy, is_own};
 use crate::reason::{DropReason, PassReason, Verdict};
 use crate::tables::Tables;
+use crate::track::{Case, Question, is_fresh_syn, is_icmp_error};
 
 /// How a frame came to the hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub fn decide<P: Packet, T: Tables>(
     let Scratch { ip, quoted } = scratch;
     let verdict = match parse::parse(packet, ip) {
         Ok(Frame::Ip) => Judge { tables, endpoint, sets, arrival, ip }.ip(packet, quoted),
-        Ok(Frame::Arp) => arp(packet, endpoint, arrival.direction),
+        Ok(Frame::Arp) => arp(packet, tables, endpoint, arrival),
         Err(reason) => Verdict::Drop(reason),
     };
     match verdict {
@@ -54,17 +55,29 @@ pub fn decide<P: Packet, T: Tables>(
 
 /// ARP always works, but a pod speaks only for its own address (RFC 826; a probe of RFC 5227 names none as sender).
 #[inline(always)]
-fn arp<P: Packet>(packet: &P, endpoint: &Endpoint, direction: Direction) -> Verdict {
+fn arp<P: Packet, T: Tables>(packet: &P, tables: &T, endpoint: &Endpoint, arrival: &Arrival) -> Verdict {
     // The sender's protocol address is at 14: the second half of one word and the first of the next.
     let Some(message) = packet.load::<20>(parse::ETHERNET) else {
         return Verdict::Drop(DropReason::Truncated);
     };
-    let sender = u32::from(message.be16(14)) << 16 | u32::from(message.be16(16));
-    let own = u32::from_be(endpoint.v4.word());
-    if direction == Direction::Egress && sender != own && sender != 0 {
+    let sender = (u32::from(message.be16(14)) << 16 | u32::from(message.be16(16))).to_be();
+    if arrival.direction == Direction::Egress
+        && sender != endpoint.v4.word()
+        && sender != 0
+        && !tables.is_extra_source(&source_key(arrival.ifindex, 4, &[sender, 0, 0, 0]))
+    {
         return Verdict::Drop(DropReason::Spoofed);
     }
     Verdict::Pass(PassReason::Neighbour)
+}
+
+#[inline(always)]
+fn source_key(ifindex: u32, family: u8, address: &Words) -> SourceKey {
+    SourceKey {
+        ifindex: ifindex.to_be_bytes(),
+        family: [family, 0, 0, 0],
+        address: Addr6::from_words(address),
+    }
 }
 
 struct Judge<'a, T: Tables> {
@@ -106,14 +119,16 @@ impl<T: Tables> Judge<'_, T> {
             Fragment::First => {
                 let verdict = self.connection(packet, quoted, remote);
                 if verdict.is_pass() {
-                    self.tables.allow_fragment(&self.fragment_key());
+                    // Where it cannot be noted, the rest of the datagram is dropped: closed.
+                    let _ = self.ask(Question::NoteFragment, 0, quoted);
                 }
                 verdict
             }
-            Fragment::Later if self.tables.fragment_allowed(&self.fragment_key()) => {
-                Verdict::Pass(PassReason::Fragment)
-            }
-            Fragment::Later => Verdict::Drop(DropReason::FragmentOrphan),
+            Fragment::Later => match self.ask(Question::FragmentEnd, 0, quoted) {
+                ..0 => Verdict::Drop(DropReason::FragmentOrphan),
+                end if i32::from(ip.fragment_at) < end => Verdict::Drop(DropReason::FragmentOverlap),
+                _ => Verdict::Pass(PassReason::Fragment),
+            },
         }
     }
 
@@ -121,174 +136,57 @@ impl<T: Tables> Judge<'_, T> {
     fn connection<P: Packet>(&self, packet: &P, quoted: &mut Ip, remote: &Words) -> Verdict {
         let ip = self.ip;
         let direction = self.arrival.direction;
-        let class = self.class(remote);
+        let policy = Policy { tables: self.tables, sets: self.sets, family: ip.family };
+        let class = policy.class(remote);
         let pass = if direction == Direction::Ingress && self.arrival.from_node {
             Some(PassReason::Host)
         } else {
-            match self.allowed(direction, class, ip.protocol, ip.dst_port) {
+            match policy.allows(direction, class, ip.protocol, ip.dst_port) {
                 Err(reason) => return Verdict::Drop(reason),
-                Ok(true) if self.set(direction) == 0 => Some(PassReason::NotIsolated),
+                Ok(true) if policy.set(direction) == 0 => Some(PassReason::NotIsolated),
                 Ok(true) => Some(PassReason::Policy),
                 Ok(false) => None,
             }
         };
         if let Some(reason) = pass {
-            // An established TCP connection touches no connection tracking here.
-            if ip.protocol != protocol::TCP
-                || ip.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0
+            let connected = matches!(ip.protocol, protocol::TCP | protocol::SCTP);
+            if self.endpoint.watch != 0
+                && connected
+                && !is_fresh_syn(ip)
+                && self.ask(Question::IsRevoked, class, quoted) != 0
             {
-                // Used, so that the compiler keeps the result: the verifier rejects a BPF function that leaves
-                // whatever it had in its result register.
-                core::hint::black_box(self.track_allowed(remote));
+                return Verdict::Drop(DropReason::Revoked);
+            }
+            // An established connection touches no connection tracking here.
+            if !connected || ip.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0 {
+                let _ = self.ask(Question::NoteAllowed, class, quoted);
             }
             return Verdict::Pass(reason);
         }
         if matches!(ip.transport, Transport::Icmp) && is_icmp_error(ip.family, ip.icmp_kind) {
             let named = parse::parse_quoted(packet, ip.offset, ip.family, quoted);
-            return if named && self.icmp_error_passes(quoted) {
+            return if named && self.ask(Question::QuotesAllowed, class, quoted) != 0 {
                 Verdict::Pass(PassReason::IcmpError)
             } else {
                 Verdict::Drop(DropReason::IcmpError)
             };
         }
-        if self.is_answer(remote, class) {
+        if self.ask(Question::IsAnswer, class, quoted) != 0 {
             Verdict::Pass(PassReason::Reply)
         } else {
             Verdict::Drop(DropReason::Policy)
         }
     }
 
-    /// Remembers who opened the flow; returns whether it was known before.
-    #[inline(never)]
-    fn track_allowed(&self, remote: &Words) -> bool {
-        let ip = self.ip;
-        let ingress = self.arrival.direction == Direction::Ingress;
-        let opener = match (ingress, self.arrival.from_node) {
-            (false, _) => Opener::Pod,
-            (true, false) => Opener::Peer,
-            (true, true) => Opener::Node,
-        };
-        let tcp = ip.protocol == protocol::TCP;
-        let now = self.tables.now();
-        let second = self.tables.ticks_per_second();
-        let key = self.flow_key(remote);
-        let known = !is_fresh_syn(ip)
-            && self.tables.with_flow(&key, |flow| match flow {
-                Some(flow) if conntrack::is_live(flow, ip.protocol, now, second) => {
-                    conntrack::advance(flow, ingress, ip.tcp_flags, now, second);
-                    true
-                }
-                _ => false,
-            });
-        // A fresh SYN opens a new connection whatever the tuple was before. Another TCP packet opens nothing, and
-        // neither does an answer of ICMP.
-        let opens = if tcp { is_fresh_syn(ip) } else { opens_without_handshake(ip) };
-        if !known && opens {
-            self.tables.put_flow(&key, &conntrack::opened(opener, now));
-        }
-        known
-    }
-
-    /// Denied by its own direction, a packet passes only as an answer on a live flow that the other side opened, and
-    /// only if today's policy still allows the opener's direction.
-    #[inline(never)]
-    fn is_answer(&self, remote: &Words, class: u32) -> bool {
-        let ip = self.ip;
-        if is_fresh_syn(ip)
-            || (matches!(ip.transport, Transport::Icmp) && !is_icmp_answer(ip.family, ip.icmp_kind))
-        {
-            return false;
-        }
-        let direction = self.arrival.direction;
-        // Policy is in cache, the flow often is not: most of a flood of denied packets stops here.
-        let by_policy = self.allowed(direction.opposite(), class, ip.protocol, ip.src_port).unwrap_or(false);
-        if !by_policy && direction == Direction::Ingress {
-            return false;
-        }
-        let now = self.tables.now();
-        let second = self.tables.ticks_per_second();
-        self.tables.with_flow(&self.flow_key(remote), |flow| match flow {
-            Some(flow)
-                if conntrack::is_live(flow, ip.protocol, now, second)
-                    && opened_by_other_side(flow.opener, direction, by_policy) =>
-            {
-                conntrack::advance(flow, direction == Direction::Ingress, ip.tcp_flags, now, second);
-                true
-            }
-            _ => false,
-        })
-    }
-
-    /// An error passes if the packet that it quotes belongs to a live flow that policy still allows its opener.
-    #[inline(never)]
-    fn icmp_error_passes(&self, quoted: &Ip) -> bool {
-        // The quoted packet went the other way: towards the pod it quotes what the pod sent.
-        let sent_by_pod = self.arrival.direction == Direction::Ingress;
-        let (local, remote) =
-            if sent_by_pod { (&quoted.src, &quoted.dst) } else { (&quoted.dst, &quoted.src) };
-        if !self.is_own(local) {
-            return false;
-        }
-        let key = self.key(remote, quoted, sent_by_pod);
-        let now = self.tables.now();
-        let second = self.tables.ticks_per_second();
-        let opener = self.tables.with_flow(&key, |flow| match flow {
-            Some(flow) if conntrack::is_live(flow, quoted.protocol, now, second) => Some(flow.opener),
-            _ => None,
-        });
-        let (direction, port) = match opener {
-            None => return false,
-            Some(Opener::Node) => return true,
-            Some(Opener::Pod) => (Direction::Egress, key.remote_port),
-            Some(Opener::Peer) => (Direction::Ingress, key.local_port),
-        };
-        self.allowed(direction, self.class(remote), quoted.protocol, port).unwrap_or(false)
-    }
-
-    /// Whether today's policy allows `direction` between the pod and an address of `class`. `port` is that of the
-    /// connection's destination; protocols without ports ignore it.
-    #[inline(always)]
-    fn allowed(&self, direction: Direction, class: u32, protocol: u8, port: u16) -> Result<bool, DropReason> {
-        let set = self.set(direction);
-        if set == 0 {
-            return Ok(true);
-        }
-        let row = self.tables.row((set - 1).wrapping_add(class)).ok_or(DropReason::Table)?;
-        let port_class = match protocol {
-            protocol::TCP => self.tables.class_of_port(0, port),
-            protocol::UDP => self.tables.class_of_port(1, port),
-            protocol::SCTP => self.tables.class_of_port(2, port),
-            _ => Some(CLASS_NONE),
-        }
-        .ok_or(DropReason::Table)?;
-        let word = self.tables.word(row.wrapping_add(port_class / WORD_BITS)).ok_or(DropReason::Table)?;
-        Ok(word >> (port_class % WORD_BITS) & 1 == 1)
-    }
-
-    #[inline(always)]
-    const fn set(&self, direction: Direction) -> u32 {
-        match direction {
-            Direction::Egress => self.sets.egress,
-            Direction::Ingress => self.sets.ingress,
-        }
-    }
-
-    #[inline(always)]
-    fn class(&self, address: &Words) -> u32 {
-        if self.ip.family == 4 {
-            self.tables.class_of_v4(&Addr4::from_words(address))
-        } else {
-            self.tables.class_of_v6(&Addr6::from_words(address))
-        }
-    }
-
     #[inline(always)]
     fn is_own(&self, address: &Words) -> bool {
-        if self.ip.family == 4 {
-            address[0] == self.endpoint.v4.word() && address[0] != 0
-        } else {
-            *address == self.endpoint.v6.words() && *address != [0; 4]
-        }
+        is_own(self.endpoint, self.ip.family, address)
+    }
+
+    #[inline(always)]
+    fn ask(&self, question: Question, class: u32, quoted: &Ip) -> i32 {
+        let case = Case { question, arrival: *self.arrival, class, sets: self.sets };
+        self.tables.ask(&case, self.ip, quoted)
     }
 
     /// A source that the pod may not send from. Addresses that never leave the link are nobody's: a pod that has no
@@ -310,7 +208,13 @@ impl<T: Tables> Judge<'_, T> {
             }
             self.endpoint.v6.words() == [0; 4]
         };
-        !unconfigured || self.sets.egress != 0 || self.sets.ingress != 0
+        (!unconfigured || self.sets.egress != 0 || self.sets.ingress != 0) && !self.is_extra(address)
+    }
+
+    /// For pods that route: addresses that their annotation lists.
+    #[inline(never)]
+    fn is_extra(&self, address: &Words) -> bool {
+        self.tables.is_extra_source(&source_key(self.arrival.ifindex, self.ip.family, address))
     }
 
     /// A pod's neighbour discovery names no other's address: neither as source, nor as the target that it advertises
@@ -329,50 +233,6 @@ impl<T: Tables> Judge<'_, T> {
         }
         let Some(target) = packet.load::<16>(self.ip.offset + 8) else { return false };
         !self.is_foreign(&[target.word(0), target.word(4), target.word(8), target.word(12)])
-    }
-
-    #[inline(always)]
-    fn flow_key(&self, remote: &Words) -> FlowKey {
-        self.key(remote, self.ip, self.arrival.direction == Direction::Egress)
-    }
-
-    /// The flow of a packet. An ICMP query is a flow of its own for each side that asks: its identifier is the local
-    /// port, and the remote port tells who asked (0: the pod), so that a request never passes for an answer.
-    #[inline(always)]
-    fn key(&self, remote: &Words, ip: &Ip, sent_by_pod: bool) -> FlowKey {
-        let (local_port, remote_port) = match ip.transport {
-            Transport::Icmp => {
-                let asked_by_pod = is_icmp_answer(ip.family, ip.icmp_kind) != sent_by_pod;
-                (ip.src_port, u16::from(!asked_by_pod))
-            }
-            _ if sent_by_pod => (ip.src_port, ip.dst_port),
-            _ => (ip.dst_port, ip.src_port),
-        };
-        FlowKey {
-            remote: Addr6::from_words(remote),
-            ifindex: self.arrival.ifindex,
-            remote_port,
-            local_port,
-            protocol: ip.protocol,
-            family: ip.family,
-            zero: 0,
-        }
-    }
-
-    #[inline(always)]
-    fn fragment_key(&self) -> FragmentKey {
-        let ip = self.ip;
-        FragmentKey {
-            src: Addr6::from_words(&ip.src),
-            dst: Addr6::from_words(&ip.dst),
-            ifindex: self.arrival.ifindex,
-            id: ip.fragment_id,
-            // IPv6 identifies a datagram without its protocol (RFC 8200 section 4.5).
-            protocol: if ip.family == 4 { ip.protocol } else { 0 },
-            family: ip.family,
-            direction: self.arrival.direction as u8,
-            zero: 0,
-        }
     }
 }
 
@@ -394,40 +254,4 @@ fn neighbour(ip: &Ip, direction: Direction) -> Option<Verdict> {
 #[inline(always)]
 fn is_link_scoped(address: &Words) -> bool {
     u32::from_be(address[0]) >> 22 == 0xfe80 >> 6 || *address == [0; 4]
-}
-
-/// A TCP packet that can only open a connection.
-#[inline(always)]
-const fn is_fresh_syn(ip: &Ip) -> bool {
-    ip.protocol == protocol::TCP && ip.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
-}
-
-#[inline(always)]
-const fn is_icmp_error(family: u8, kind: u8) -> bool {
-    if family == 4 { matches!(kind, 3 | 4 | 11 | 12) } else { matches!(kind, 1..=4) }
-}
-
-/// Echo reply, timestamp reply, address mask reply; ICMPv6 echo reply.
-#[inline(always)]
-const fn is_icmp_answer(family: u8, kind: u8) -> bool {
-    if family == 4 { matches!(kind, 0 | 14 | 18) } else { kind == 129 }
-}
-
-#[inline(always)]
-const fn opens_without_handshake(ip: &Ip) -> bool {
-    match (ip.transport, ip.family) {
-        (Transport::Icmp, 4) => matches!(ip.icmp_kind, 8 | 13 | 17),
-        (Transport::Icmp, _) => ip.icmp_kind == 128,
-        _ => true,
-    }
-}
-
-#[inline(always)]
-const fn opened_by_other_side(opener: Opener, direction: Direction, by_policy: bool) -> bool {
-    match (direction, opener) {
-        (Direction::Ingress, Opener::Pod) | (Direction::Egress, Opener::Peer) => by_policy,
-        // The node's own connections are allowed by their origin.
-        (Direction::Egress, Opener::Node) => true,
-        _ => false,
-    }
 }

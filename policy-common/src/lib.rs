@@ -7,11 +7,14 @@
 
 pub mod conntrack;
 pub mod decide;
+pub mod flows;
 pub mod maps;
 pub mod packet;
 pub mod parse;
+mod policy;
 pub mod reason;
 pub mod tables;
+pub mod track;
 
 pub use decide::{Arrival, decide};
 pub use packet::{Packet, Slice};

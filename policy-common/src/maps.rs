@@ -1,7 +1,7 @@
 //! Keys and values of the BPF maps. `bytemuck` proves at compile time that nothing is padded; ports and indices are
 //! in host byte order and addresses are bytes in reading order, so that `bpftool map dump` can be read as it is.
 
-use bytemuck::{NoUninit, Pod, Zeroable};
+use bytemuck::{Pod, Zeroable};
 
 /// A class that the compiler never hands out: addresses that no rule names, and ports that none names (with the
 /// protocols that have no ports, which only a rule without `ports` allows too).
@@ -16,8 +16,8 @@ pub const IFINDEX_DIRECT: u32 = 65_536;
 /// Bits of one word of a row.
 pub const WORD_BITS: u32 = 64;
 /// One counter for each (reason, direction): `number * 2 + direction`; drops first, passes behind them.
-pub const COUNTERS: u32 = 64;
-pub const COUNTER_PASS_BASE: u32 = 32;
+pub const COUNTERS: u32 = 128;
+pub const COUNTER_PASS_BASE: u32 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C, align(4))]
@@ -67,7 +67,7 @@ impl Addr6 {
     }
 }
 
-/// What the program knows of one local pod: its value never changes while a program can see it.
+/// What the program knows of one local pod. But for `watch`, its value never changes while a program can see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Endpoint {
@@ -79,6 +79,10 @@ pub struct Endpoint {
     pub v4: Addr4,
     /// The pod's IPv6 address; zeroes where it has none.
     pub v6: Addr6,
+    /// 1: some connection of the pod may have lost the permission by which it was opened, so that also its packets in
+    /// the other direction are looked up. It costs time and never changes what is right: the agent sets it before policy
+    /// changes, and clears it when it has seen that there is none.
+    pub watch: u32,
 }
 
 /// The policy sets of one endpoint: 0 = not isolated, else 1 + the set's first index in `ROWS`.
@@ -144,75 +148,19 @@ pub struct Word {
     pub bits: u64,
 }
 
-/// When the first fragment of a datagram was allowed, in ticks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+/// An address that a pod may send from beside its own: a key of `SOURCES`, whose prefixes count from the interface on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C)]
-pub struct FragmentSeen {
-    pub seen: u64,
+pub struct SourceKey {
+    /// Big-endian, as a trie wants it: its bits come before those of the address.
+    pub ifindex: [u8; 4],
+    /// 4 or 6, then zeroes.
+    pub family: [u8; 4],
+    pub address: Addr6,
 }
 
-/// A flow seen from the endpoint. Both directions of a connection share one entry, and no pod can reach another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(C)]
-pub struct FlowKey {
-    /// IPv4 addresses stand in the first four bytes.
-    pub remote: Addr6,
-    pub ifindex: u32,
-    pub remote_port: u16,
-    pub local_port: u16,
-    pub protocol: u8,
-    /// 4 or 6.
-    pub family: u8,
-    pub zero: u16,
-}
-
-/// Who opened a flow and when it was last seen. Sixteen bytes, written field by field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, NoUninit)]
-#[repr(C)]
-pub struct Flow {
-    /// In ticks (`Tables::now`): jiffies in the kernel.
-    pub seen: u64,
-    pub opener: Opener,
-    pub state: FlowState,
-    pub zero: [u8; 6],
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, NoUninit, bytemuck::CheckedBitPattern)]
-#[repr(u8)]
-pub enum Opener {
-    /// The pod.
-    Pod = 1,
-    /// The other end.
-    Peer = 2,
-    /// A process of the pod's own node: allowed by its origin, not by its address.
-    Node = 3,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, NoUninit, bytemuck::CheckedBitPattern)]
-#[repr(u8)]
-pub enum FlowState {
-    /// Only the opener has been heard.
-    Opening = 1,
-    /// The other side has answered.
-    Established = 2,
-    /// TCP FIN or RST was seen.
-    Closing = 3,
-}
-
-/// A first fragment that was allowed: the rest of its datagram follows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(C)]
-pub struct FragmentKey {
-    pub src: Addr6,
-    pub dst: Addr6,
-    pub ifindex: u32,
-    pub id: u32,
-    pub protocol: u8,
-    pub family: u8,
-    /// `Direction` as a number.
-    pub direction: u8,
-    pub zero: u8,
-}
+/// Bits of a `SourceKey` before its address.
+pub const SOURCE_KEY_BITS: u32 = 64;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -229,6 +177,11 @@ pub struct Settings {
     pub ticks_per_second: u32,
     /// Drop events per tick and CPU that are reported; the rest is only counted.
     pub events_per_tick: u32,
+    /// The number of sets of the flow table, a power of two, less one.
+    pub flow_mask: u32,
+    pub zero: u32,
+    /// What the hash of the flow table is keyed with.
+    pub flow_seed: u64,
 }
 
 /// A dropped packet, as the program reports it.

@@ -65,6 +65,8 @@ pub struct Ip {
     pub fragment_id: u32,
     /// Where the transport header begins in the frame.
     pub offset: u32,
+    /// Where a fragment begins in its datagram, and where a first fragment ends: in units of eight bytes.
+    pub fragment_at: u16,
     /// Ports, host byte order; an ICMP echo's identifier stands in `src_port`.
     pub src_port: u16,
     pub dst_port: u16,
@@ -74,6 +76,7 @@ pub struct Ip {
     pub hop_limit: u8,
     pub fragment: Fragment,
     pub transport: Transport,
+    /// SCTP's chunks have them too: `sctp_flags`.
     pub tcp_flags: u8,
     pub icmp_kind: u8,
 }
@@ -84,6 +87,7 @@ impl Ip {
         dst: [0; 4],
         fragment_id: 0,
         offset: 0,
+        fragment_at: 0,
         src_port: 0,
         dst_port: 0,
         family: 0,
@@ -100,6 +104,7 @@ impl Ip {
     fn clear(&mut self) {
         self.fragment_id = 0;
         self.offset = 0;
+        self.fragment_at = 0;
         self.src_port = 0;
         self.dst_port = 0;
         self.family = 0;
@@ -178,6 +183,7 @@ fn parse_ipv4<P: Packet>(packet: &P, at: u32, ip: &mut Ip) -> Result<(), DropRea
         (0, _) => Fragment::First,
         _ => Fragment::Later,
     };
+    ip.fragment_at = offset & 0x1fff;
     ip.offset = at + length;
     parse_transport(packet, if total == 0 { u32::MAX } else { at + total }, ip)
 }
@@ -250,6 +256,7 @@ fn walk_extensions<P: Packet>(packet: &P, ip: &mut Ip) -> Result<(), DropReason>
         if kind == protocol::FRAGMENT {
             let offset = header.be16(2);
             ip.fragment_id = u32::from_be(header.word(4));
+            ip.fragment_at = offset >> 3;
             if offset & 0xfff8 != 0 {
                 ip.fragment = Fragment::Later;
                 return Ok(());
@@ -273,11 +280,15 @@ fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), D
         _ => DropReason::Truncated,
     };
     let icmp = ip.is_icmp();
+    if matches!(ip.fragment, Fragment::First) {
+        ip.fragment_at = first_fragment_end(ip.offset, end)?;
+    }
     // The smallest header of the protocol must be there in full, or the receiver sees another one than we do.
     let need = match ip.protocol {
         protocol::TCP => 20,
         protocol::UDP => 8,
-        protocol::SCTP => 12,
+        // With the first chunk's header: a packet has at least one (RFC 9260 section 3).
+        protocol::SCTP => 16,
         _ if icmp => 8,
         _ => return Ok(()),
     };
@@ -285,12 +296,13 @@ fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), D
     if at + need > end || at + need > packet.len() {
         return Err(short);
     }
-    if ip.protocol == protocol::TCP {
+    if matches!(ip.protocol, protocol::TCP | protocol::SCTP) {
         let header: Aligned<16> = packet.load(at).ok_or(short)?;
         ip.transport = Transport::Ports;
         ip.src_port = header.be16(0);
         ip.dst_port = header.be16(2);
-        ip.tcp_flags = header.byte(13);
+        ip.tcp_flags =
+            if ip.protocol == protocol::TCP { header.byte(13) } else { sctp_flags(header.byte(12)) };
         return Ok(());
     }
     let header: Aligned<8> = packet.load(at).ok_or(short)?;
@@ -298,7 +310,33 @@ fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), D
     Ok(())
 }
 
-/// The first eight bytes of anything but TCP.
+/// What a first chunk means for the association, in the flags of TCP. INIT, INIT ACK and SHUTDOWN COMPLETE stand alone
+/// in their packets (RFC 9260 section 6.10); ABORT may stand behind others, which then is not seen.
+#[inline(always)]
+const fn sctp_flags(chunk: u8) -> u8 {
+    match chunk {
+        1 => tcp_flag::SYN,
+        2 => tcp_flag::SYN | tcp_flag::ACK,
+        6 => tcp_flag::RST,
+        // SHUTDOWN, SHUTDOWN ACK, SHUTDOWN COMPLETE
+        7 | 8 | 14 => tcp_flag::FIN | tcp_flag::ACK,
+        _ => tcp_flag::ACK,
+    }
+}
+
+/// Fragments but the last are whole units of eight bytes (RFC 791, RFC 8200 section 4.5); Linux cuts off what is over.
+#[inline(always)]
+fn first_fragment_end(at: u32, end: u32) -> Result<u16, DropReason> {
+    let length = end.saturating_sub(at);
+    if length > 0xffff {
+        return Err(DropReason::BadHeader);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "at most 8191")]
+    let units = (length / 8) as u16;
+    Ok(units)
+}
+
+/// The first eight bytes of anything but TCP and SCTP.
 #[inline(always)]
 fn read_datagram(header: &Aligned<8>, icmp: bool, ip: &mut Ip) {
     if icmp {

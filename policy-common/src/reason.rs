@@ -30,10 +30,14 @@ pub enum DropReason {
     NoEndpoint = 12,
     /// A table entry that must exist does not: closed.
     Table = 13,
+    /// A later fragment that overlaps its first, which was judged (RFC 1858 section 4, RFC 5722).
+    FragmentOverlap = 14,
+    /// It belongs to a connection whose opener has lost the permission to open it.
+    Revoked = 15,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Policy,
         Self::Spoofed,
         Self::Truncated,
@@ -47,6 +51,8 @@ impl DropReason {
         Self::RouterSpoof,
         Self::NoEndpoint,
         Self::Table,
+        Self::FragmentOverlap,
+        Self::Revoked,
     ];
 
     /// The name in metrics, events and on the command line.
@@ -65,6 +71,8 @@ impl DropReason {
             Self::RouterSpoof => "router-spoof",
             Self::NoEndpoint => "no-endpoint",
             Self::Table => "table",
+            Self::FragmentOverlap => "fragment-overlap",
+            Self::Revoked => "revoked",
         }
     }
 

@@ -1,8 +1,11 @@
 //! What the compiler wrote, as the engine sees it: BPF maps in the kernel, memory on the host.
 
-use crate::maps::{Addr4, Addr6, Endpoint, Flow, FlowKey, FragmentKey, Sets};
+use crate::flows::{FlowKey, FlowSet};
+use crate::maps::{Addr4, Addr6, Endpoint, Sets, SourceKey};
+use crate::parse::Ip;
+use crate::track::{self, Case};
 
-pub trait Tables {
+pub trait Tables: Sized {
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint>;
 
     /// The policy sets of a slot; `None` where the table has no such slot.
@@ -21,17 +24,19 @@ pub trait Tables {
     /// One word of `BITS`.
     fn word(&self, index: u32) -> Option<u64>;
 
-    /// Calls `f` with the flow's entry, where there is one, to read and to change.
-    fn with_flow<R>(&self, key: &FlowKey, f: impl FnOnce(Option<&mut Flow>) -> R) -> R;
+    /// Calls `f` with the set of the flow table that this key belongs to, which nobody else changes meanwhile; `None`
+    /// where there is no table. `f` calls nothing that is not inlined: the kernel allows no call under a lock.
+    fn with_flows<R>(&self, key: &FlowKey, f: impl FnOnce(&mut FlowSet) -> R) -> Option<R>;
 
-    /// Creates or replaces a flow's entry. A table that refuses costs the flow its replies, never opens anything.
-    fn put_flow(&self, key: &FlowKey, flow: &Flow);
+    /// Whether a list of extra sources lets the pod of this interface send from the address.
+    fn is_extra_source(&self, source: &SourceKey) -> bool;
 
-    /// Whether the first fragment of this datagram was allowed not long ago.
-    fn fragment_allowed(&self, key: &FragmentKey) -> bool;
-    fn allow_fragment(&self, key: &FragmentKey);
+    /// Answers what is off the hot path. The kernel's tables do it by another road to `track::answer`.
+    #[inline(always)]
+    fn ask(&self, case: &Case, ip: &Ip, quoted: &Ip) -> i32 {
+        track::answer(self, case, ip, quoted)
+    }
 
-    /// Monotonic, in ticks.
-    fn now(&self) -> u64;
-    fn ticks_per_second(&self) -> u32;
+    /// Monotonic, in seconds.
+    fn now(&self) -> u32;
 }

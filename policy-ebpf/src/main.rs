@@ -16,7 +16,9 @@ mod tables;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use policy_common::{Arrival, Direction, Verdict, decide};
+use policy_common::flows::{FlowSeed, FlowState, Opener};
+use policy_common::parse::ETHERNET;
+use policy_common::{Arrival, Direction, Tables as _, Verdict, conntrack, decide};
 use skb::Skb;
 use tables::BpfTables;
 
@@ -44,6 +46,27 @@ pub(crate) fn read_clock(_ctx: TcContext) -> i32 {
     #[expect(clippy::cast_possible_truncation, reason = "the low bits are enough for a difference")]
     let ticks = tables::jiffies() as i32;
     ticks
+}
+
+/// Tells user space what second it is in the flow table.
+#[classifier]
+pub(crate) fn read_seconds(_ctx: TcContext) -> i32 {
+    BpfTables.now().cast_signed()
+}
+
+/// Puts a flow that user space knows of into the table: under the set's lock, which user space cannot hold while it
+/// looks for a place. Returns 1 where it did, 0 where the flow was known, -1 for what is no flow.
+#[classifier]
+pub(crate) fn seed_flow(ctx: TcContext) -> i32 {
+    let Ok(seed) = ctx.load::<FlowSeed>(ETHERNET as usize) else { return -1 };
+    let (Some(opener), Some(state)) = (Opener::from_number(seed.opener), FlowState::from_number(seed.state))
+    else {
+        return -1;
+    };
+    let now = BpfTables.now();
+    let put = BpfTables
+        .with_flows(&seed.key, |set| conntrack::seed(set, &seed.key, opener, state, seed.seconds, now));
+    put.map_or(-1, i32::from)
 }
 
 #[inline(always)]

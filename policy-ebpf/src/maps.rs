@@ -1,11 +1,11 @@
 //! The maps, with BTF so that `bpftool map dump` prints names. Sizes are defaults: the loader sets them.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
+use policy_common::flows::FlowSet;
 use policy_common::maps::{
-    Addr4, Addr6, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flow, FlowKey, FragmentKey,
-    FragmentSeen, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets,
-    Settings, SlotRef, Word,
+    Addr4, Addr6, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT, INDEX_BLOCK,
+    INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef, SourceKey, Word,
 };
 use policy_common::parse::Scratch;
 
@@ -53,16 +53,17 @@ pub(crate) static ROWS: Array<RowRef, 1_048_576> = Array::new();
 #[btf_map]
 pub(crate) static BITS: Array<Word, 262_144> = Array::new();
 
-/// TCP has an LRU of its own, so that a flood of datagrams evicts no connection.
+/// Who opened which flow, and which datagrams' first fragments were allowed.
 #[btf_map]
-pub(crate) static FLOWS_TCP: LruHashMap<FlowKey, Flow, 131_072> = LruHashMap::new();
+pub(crate) static FLOWS: Array<FlowSet, 16_384> = Array::new();
 
+/// What the hash of `FLOWS` is keyed with: it lives as long as they do.
 #[btf_map]
-pub(crate) static FLOWS_ANY: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+pub(crate) static FLOW_SEED: Array<u64, 1> = Array::new();
 
-/// First fragments that were allowed, with the tick of the last one.
+/// Addresses that a pod may send from beside its own.
 #[btf_map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentSeen, 8192> = LruHashMap::new();
+pub(crate) static SOURCES: LpmTrie<SourceKey, Class, 16_384> = LpmTrie::new();
 
 #[btf_map]
 pub(crate) static COUNTS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();

@@ -1,18 +1,18 @@
 //! The engine's `Tables` over the maps.
 
+use aya_ebpf::bindings::bpf_spin_lock;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_spin_lock, bpf_spin_unlock};
 use policy_common::Tables;
+use policy_common::flows::{FlowKey, FlowSet};
 use policy_common::maps::{
-    Addr4, Addr6, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, Flow, FlowKey, FragmentKey, FragmentSeen,
-    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, Sets,
+    Addr4, Addr6, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP,
+    PORTS_PER_PROTOCOL, SOURCE_KEY_BITS, Sets, SourceKey,
 };
-use policy_common::parse::protocol;
+use policy_common::parse::Ip;
+use policy_common::track::{self, Case, Question};
 
 use crate::maps;
-
-/// Seconds that later fragments may follow their first: the receiver's own limit (RFC 1122: 60 to 120; Linux: 30).
-const FRAGMENT_SECONDS: u64 = 30;
 
 pub(crate) struct BpfTables;
 
@@ -108,50 +108,71 @@ impl Tables for BpfTables {
     }
 
     #[inline(always)]
-    fn with_flow<R>(&self, key: &FlowKey, f: impl FnOnce(Option<&mut Flow>) -> R) -> R {
-        let entry = if key.protocol == protocol::TCP {
-            maps::FLOWS_TCP.get_ptr_mut(key)
-        } else {
-            maps::FLOWS_ANY.get_ptr_mut(key)
-        };
-        // SAFETY: the verifier has seen the null check. Another core may write the same entry; each field is one
-        // aligned store, and any mixture of two writers' fields is a state that one of them could have written.
-        f(entry.map(|flow| unsafe { &mut *flow }))
+    fn with_flows<R>(&self, key: &FlowKey, f: impl FnOnce(&mut FlowSet) -> R) -> Option<R> {
+        let settings = maps::SETTINGS.get(0)?;
+        let set = maps::FLOWS.get_ptr_mut(key.hash(settings.flow_seed) & settings.flow_mask)?;
+        // SAFETY: the verifier has seen the null check and that `lock` is this value's lock; it rejects a program that
+        // calls anything, or returns, before the lock is released. All who write a set hold its lock.
+        unsafe {
+            let lock = (&raw mut (*set).lock).cast::<bpf_spin_lock>();
+            bpf_spin_lock(lock);
+            let result = f(&mut *set);
+            bpf_spin_unlock(lock);
+            Some(result)
+        }
     }
 
+    /// By way of global functions: the verifier checks each once, knowing nothing of its arguments, and takes its result
+    /// for any number (kernel commit 51c39bb1d5d1, Linux 5.6). They take numbers only; the packet is in `SCRATCH`. One for
+    /// each question, so that the stack holds the needs of one.
     #[inline(always)]
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
-        // An LRU map evicts rather than refuses; where it does refuse (no memory), replies are lost, nothing opens.
-        let _ = if key.protocol == protocol::TCP {
-            maps::FLOWS_TCP.insert(key, flow, 0)
-        } else {
-            maps::FLOWS_ANY.insert(key, flow, 0)
-        };
-    }
-
-    #[inline(always)]
-    fn fragment_allowed(&self, key: &FragmentKey) -> bool {
-        match read!(maps::FRAGMENTS.get_ptr(key)) {
-            Some(seen) => {
-                jiffies().saturating_sub(seen.seen) <= FRAGMENT_SECONDS * u64::from(self.ticks_per_second())
-            }
-            None => false,
+    fn ask(&self, case: &Case, _ip: &Ip, _quoted: &Ip) -> i32 {
+        let (ifindex, how, class, sets) = (case.arrival.ifindex, case.how(), case.class, case.sets);
+        match case.question {
+            Question::NoteAllowed => note_allowed(ifindex, how),
+            Question::IsAnswer => is_answer(ifindex, how, class, sets.egress, sets.ingress),
+            Question::IsRevoked => is_revoked(ifindex, how, class, sets.egress, sets.ingress),
+            Question::QuotesAllowed => quotes_allowed(ifindex, how, sets.egress, sets.ingress),
+            Question::NoteFragment => note_fragment(ifindex, how),
+            Question::FragmentEnd => fragment_end(ifindex, how),
         }
     }
 
     #[inline(always)]
-    fn allow_fragment(&self, key: &FragmentKey) {
-        // Where it is refused, the rest of the datagram is dropped: closed.
-        let _ = maps::FRAGMENTS.insert(key, FragmentSeen { seen: jiffies() }, 0);
+    fn is_extra_source(&self, source: &SourceKey) -> bool {
+        maps::SOURCES.get(&Key::new(SOURCE_KEY_BITS + 128, *source)).is_some()
     }
 
     #[inline(always)]
-    fn now(&self) -> u64 {
-        jiffies()
-    }
-
-    #[inline(always)]
-    fn ticks_per_second(&self) -> u32 {
-        maps::SETTINGS.get(0).map_or(0, |settings| settings.ticks_per_second)
+    fn now(&self) -> u32 {
+        let ticks = maps::SETTINGS.get(0).map_or(0, |settings| settings.ticks_per_second);
+        let seconds = jiffies().checked_div(u64::from(ticks)).unwrap_or(0);
+        #[expect(clippy::cast_possible_truncation, reason = "136 years")]
+        let seconds = seconds as u32;
+        seconds
     }
 }
+
+/// The arguments are those that the answer uses: the compiler passes nothing for others, and the verifier minds.
+macro_rules! question {
+    ($name:ident, $question:ident $(, $class:ident)? $(; $egress:ident, $ingress:ident)?) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(ifindex: u32, how: u32 $(, $class: u32)? $(, $egress: u32, $ingress: u32)?) -> i32 {
+            let Some(scratch) = maps::SCRATCH.get(0) else { return -1 };
+            let case = Case {
+                $(class: $class,)?
+                $(sets: Sets { egress: $egress, ingress: $ingress },)?
+                ..Case::new(Question::$question, ifindex, how)
+            };
+            track::answer(&BpfTables, &case, &scratch.ip, &scratch.quoted)
+        }
+    };
+}
+
+question!(note_allowed, NoteAllowed);
+question!(is_answer, IsAnswer, class; egress, ingress);
+question!(is_revoked, IsRevoked, class; egress, ingress);
+question!(quotes_allowed, QuotesAllowed; egress, ingress);
+question!(note_fragment, NoteFragment);
+question!(fragment_end, FragmentEnd);

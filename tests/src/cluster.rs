@@ -40,7 +40,12 @@ pub fn place(
                 None => continue,
             },
         };
-        locals.push(LocalEndpoint { pod: pod.id.clone(), ifindex, addresses: pod.addresses.clone() });
+        locals.push(LocalEndpoint {
+            pod: pod.id.clone(),
+            ifindex,
+            addresses: pod.addresses.clone(),
+            sources: pod.sources.clone(),
+        });
     }
     locals
 }

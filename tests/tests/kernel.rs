@@ -54,7 +54,15 @@ fn from_own_node(cluster: &Cluster, flow: &Flow) -> bool {
 fn kernel_engine_and_oracle_agree_on_random_clusters() {
     sluice_tests::namespace::with_interfaces(16, |pool| {
         let pins = Bpffs::new("agree");
-        let capacity = Capacity { words: 4096, rows: 65_536, endpoints: 64, peers: 1024, cidrs: 1024 };
+        let capacity = Capacity {
+            words: 4096,
+            rows: 65_536,
+            endpoints: 64,
+            peers: 1024,
+            cidrs: 1024,
+            sources: 64,
+            flow_sets: 1024,
+        };
         let mut kernel = BpfDatapath::load(pins.path(), &capacity, AttachMode::Auto)?;
         let mut memory = Memory::new(&capacity);
         // One planner each through all clusters: the tables are what updates made of them, not what a fresh start would.

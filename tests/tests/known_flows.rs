@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use policy_agent::endpoints::{Cache, scan};
-use policy_agent::flows::{KnownFlow, Listing, PodNamespace, known_flows};
+use policy_agent::flows::{KnownFlow, Listing, PodNamespace, Tracking, known_flows};
 use sluice_netns::{ALLOW_TIMEOUT, Netns, Node, NodeSpec, Outcome, PodSpec, World, ping};
 
 const SERVICES: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
@@ -82,7 +82,11 @@ fn list(world: &World) -> Result<Listing> {
     let node = world.node("node1")?;
     let listing = node.ns().run(|| {
         let scan = scan(&mut Cache::default())?;
-        Ok::<_, anyhow::Error>(known_flows(&PodNamespace::of(scan.interfaces.values()), &scan.own_addresses))
+        Ok::<_, anyhow::Error>(known_flows(
+            &PodNamespace::of(scan.interfaces.values()),
+            &scan.own_addresses,
+            Tracking::Read,
+        ))
     })??;
     ensure!(listing.problems.is_empty(), "{:?}", listing.problems);
     ensure!(listing.notes.is_empty(), "{:?}", listing.notes);

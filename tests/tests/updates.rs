@@ -12,7 +12,8 @@ use policy_common::{Arrival, Direction, Slice, decide};
 use sluice_oracle::{random_cluster, random_flows};
 
 const POOL: [u32; 16] = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 70_001, 70_002, 70_003, 70_004, 70_005];
-const SMALL: Capacity = Capacity { words: 4096, rows: 65_536, endpoints: 32, peers: 256, cidrs: 256 };
+const SMALL: Capacity =
+    Capacity { words: 4096, rows: 65_536, endpoints: 32, peers: 256, cidrs: 256, sources: 64, flow_sets: 64 };
 
 struct Question {
     arrival: Arrival,

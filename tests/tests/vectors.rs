@@ -170,7 +170,7 @@ fn vectors() -> Vec<(&'static str, Direction, Vec<u8>, Verdict)> {
         (
             "SCTP allowed",
             Ingress,
-            other4(PEER4, POD4, 132, &[0, 80, 0x23, 0x2b, 0, 0, 0, 0, 0, 0, 0, 0]),
+            other4(PEER4, POD4, 132, &[0, 80, 0x23, 0x2b, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4]),
             allowed,
         ),
         ("IPv6 allowed port", Ingress, tcp6(v6(2), v6(1), 80), allowed),
@@ -345,12 +345,24 @@ fn with_both(name: &str, test: impl FnOnce(&mut Both<'_>) -> anyhow::Result<()> 
     let compiled = compile(store.cluster(), &Scope::Cluster);
     sluice_tests::namespace::with_interfaces(1, |interfaces| {
         let pins = Bpffs::new(name);
-        let capacity = Capacity { words: 1024, rows: 4096, endpoints: 8, peers: 64, cidrs: 64 };
+        let capacity = Capacity {
+            words: 1024,
+            rows: 4096,
+            endpoints: 8,
+            peers: 64,
+            cidrs: 64,
+            sources: 16,
+            flow_sets: 65_536,
+        };
         let mut kernel = BpfDatapath::load(pins.path(), &capacity, AttachMode::Auto)?;
         let mut memory = Memory::new(&capacity);
         let pod = store.cluster().pods.values().next().unwrap();
-        let local =
-            [LocalEndpoint { pod: pod.id.clone(), ifindex: interfaces[0], addresses: pod.addresses.clone() }];
+        let local = [LocalEndpoint {
+            pod: pod.id.clone(),
+            ifindex: interfaces[0],
+            addresses: pod.addresses.clone(),
+            sources: pod.sources.clone(),
+        }];
         enforce(&mut Planner::new(capacity), &mut kernel, &compiled, &local)?;
         enforce(&mut Planner::new(capacity), &mut memory, &compiled, &local)?;
         test(&mut Both { kernel: &mut kernel, memory, ifindex: interfaces[0] })

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use policy_common::maps::Event;
 
+use super::connections::Connections;
 use super::drops::{Drops, describe};
 use super::place::{Found, Leave, Places, addresses};
 use super::status::{EndpointState, EndpointStatus, Status};
@@ -30,6 +31,7 @@ pub(super) struct Core {
     status: Status,
     settled: bool,
     places: Places,
+    connections: Connections,
     /// The folder itself could be read.
     readable: bool,
     /// Reconciliations in a row that changed nothing.
@@ -57,6 +59,7 @@ impl Core {
             status: Status::default(),
             settled: false,
             places: Places::default(),
+            connections: Connections::default(),
             readable: false,
             unchanged: 0,
         })
@@ -90,6 +93,17 @@ impl Core {
             Some(FAILED_RETRY)
         } else {
             None
+        }
+    }
+
+    /// When the flow table should be looked through.
+    pub(super) const fn sweep_at(&self) -> Option<Instant> {
+        self.connections.sweep_at()
+    }
+
+    pub(super) fn sweep(&mut self) {
+        if let Err(error) = self.connections.sweep(&mut self.planner, &mut self.datapath) {
+            tracing::warn!("{error}");
         }
     }
 
@@ -137,11 +151,23 @@ impl Core {
             .iter()
             .filter_map(|(name, found)| {
                 let addresses = addresses(cluster, name)?.to_vec();
-                Some(LocalEndpoint { pod: name.clone(), ifindex: found.interface()?.ifindex, addresses })
+                let sources = cluster.pods.get(name).map(|pod| pod.sources.clone()).unwrap_or_default();
+                Some(LocalEndpoint {
+                    pod: name.clone(),
+                    ifindex: found.interface()?.ifindex,
+                    addresses,
+                    sources,
+                })
             })
             .collect();
+        errors.extend(self.connections.learn(&mut self.datapath, &compiled, &locals, &self.scan));
         let changes = match enforce(&mut self.planner, &mut self.datapath, &compiled, &locals) {
-            Ok(changes) => changes,
+            Ok(changes) => {
+                if changes > 0 {
+                    self.connections.changed();
+                }
+                changes
+            }
             Err(error) => {
                 synced = false;
                 errors.push(error.to_string());

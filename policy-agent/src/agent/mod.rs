@@ -1,5 +1,6 @@
 //! The running agent: one loop that owns the pipeline, woken by the folder, the interfaces and its control socket.
 
+mod connections;
 mod control;
 mod core;
 mod drops;
@@ -65,6 +66,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 None => std::future::pending().await,
             }
         };
+        let sweep = async {
+            match core.sweep_at() {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -96,6 +103,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 Ok(events) => core.report(&events),
                 Err(error) => tracing::warn!("reading drop events: {error}"),
             },
+            () = sweep => core.sweep(),
             () = retry => core.reconcile(),
         }
     }

@@ -2,13 +2,14 @@
 //! the n-th operation.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use policy_common::Tables;
+use policy_common::flows::{FlowKey, FlowSet};
 use policy_common::maps::{
-    Addr4, Addr6, CLASS_NONE, Endpoint, Flow, FlowKey, FragmentKey, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets,
+    Addr4, Addr6, CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets, SourceKey,
 };
 
 use super::{Datapath, WriteError};
@@ -26,14 +27,17 @@ pub struct Memory {
     endpoints: HashMap<u32, Endpoint>,
     sets: HashMap<u32, Sets>,
     slots: HashMap<u32, u32>,
-    flows: RefCell<HashMap<FlowKey, Flow>>,
-    fragments: RefCell<HashSet<FragmentKey>>,
-    clock: Cell<u64>,
+    sources: BTreeSet<(u32, IpNet)>,
+    /// The sets of the flow table that are not empty.
+    flows: RefCell<HashMap<u32, FlowSet>>,
+    flow_mask: u32,
+    /// In seconds.
+    clock: Cell<u32>,
     fail_after: Option<usize>,
 }
 
-/// One tick is a millisecond here.
-const TICKS_PER_SECOND: u32 = 1000;
+/// Nobody attacks a table in memory.
+const FLOW_SEED: u64 = 0;
 
 impl Memory {
     pub fn new(capacity: &Capacity) -> Self {
@@ -47,9 +51,10 @@ impl Memory {
             endpoints: HashMap::new(),
             sets: HashMap::new(),
             slots: HashMap::new(),
+            sources: BTreeSet::new(),
             flows: RefCell::default(),
-            fragments: RefCell::default(),
-            clock: Cell::new(1_000_000),
+            flow_mask: capacity.flow_sets.saturating_sub(1),
+            clock: Cell::new(1000),
             fail_after: None,
         }
     }
@@ -61,11 +66,10 @@ impl Memory {
 
     pub fn forget_flows(&self) {
         self.flows.borrow_mut().clear();
-        self.fragments.borrow_mut().clear();
     }
 
-    pub fn advance_seconds(&self, seconds: u64) {
-        self.clock.set(self.clock.get() + seconds * u64::from(TICKS_PER_SECOND));
+    pub fn advance_seconds(&self, seconds: u32) {
+        self.clock.set(self.clock.get() + seconds);
     }
 
     fn class_of(&self, address: IpAddr) -> u32 {
@@ -109,6 +113,17 @@ impl Memory {
                     return Err("the slot is in use");
                 }
                 self.endpoints.insert(slot, endpoint);
+            }
+            Op::Watch { slot, on } => {
+                self.endpoints.get_mut(&slot).ok_or("no such endpoint")?.watch = on.into();
+            }
+            Op::Source { ifindex, net, allowed: true } => {
+                self.sources.insert((ifindex, net));
+            }
+            Op::Source { ifindex, net, allowed: false } => {
+                if !self.sources.remove(&(ifindex, net)) {
+                    return Err("no such source");
+                }
             }
             Op::Sets { slot, sets } => {
                 self.sets.insert(slot, sets);
@@ -170,27 +185,22 @@ impl Tables for Memory {
         self.words.get(index as usize).copied()
     }
 
-    fn with_flow<R>(&self, key: &FlowKey, f: impl FnOnce(Option<&mut Flow>) -> R) -> R {
-        f(self.flows.borrow_mut().get_mut(key))
+    fn with_flows<R>(&self, key: &FlowKey, f: impl FnOnce(&mut FlowSet) -> R) -> Option<R> {
+        let mut flows = self.flows.borrow_mut();
+        Some(f(flows.entry(key.hash(FLOW_SEED) & self.flow_mask).or_insert(FlowSet::EMPTY)))
     }
 
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
-        self.flows.borrow_mut().insert(*key, *flow);
+    fn is_extra_source(&self, source: &SourceKey) -> bool {
+        let ifindex = u32::from_be_bytes(source.ifindex);
+        let address = match source.family {
+            [4, ..] => IpAddr::from(source.address.v4()),
+            _ => IpAddr::from(source.address.addr),
+        };
+        let after = self.sources.range((ifindex, IpNet::from(IpAddr::from([0; 4])))..);
+        after.take_while(|(at, _)| *at == ifindex).any(|(_, net)| net.contains(&address))
     }
 
-    fn fragment_allowed(&self, key: &FragmentKey) -> bool {
-        self.fragments.borrow().contains(key)
-    }
-
-    fn allow_fragment(&self, key: &FragmentKey) {
-        self.fragments.borrow_mut().insert(*key);
-    }
-
-    fn now(&self) -> u64 {
+    fn now(&self) -> u32 {
         self.clock.get()
-    }
-
-    fn ticks_per_second(&self) -> u32 {
-        TICKS_PER_SECOND
     }
 }

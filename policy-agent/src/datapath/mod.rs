@@ -3,6 +3,8 @@
 pub mod bpf;
 pub mod memory;
 
+use std::collections::BTreeSet;
+
 use crate::compile::Compiled;
 use crate::plan::{LocalEndpoint, Op, Planner, TableFull};
 
@@ -26,6 +28,16 @@ pub enum EnforceError {
     Write(#[from] WriteError),
 }
 
+/// Ends the watch over every endpoint but those of `keep`, which have connections that lost their permission.
+pub fn unwatch<D: Datapath>(
+    planner: &mut Planner,
+    datapath: &mut D,
+    keep: &BTreeSet<u32>,
+) -> Result<(), WriteError> {
+    let ops = planner.unwatch(keep);
+    apply(planner, datapath, &ops)
+}
+
 /// Brings the tables to what was compiled; returns how many operations that took. What fails half-way leaves old or
 /// new verdicts in force, and the next call repairs the rest.
 pub fn enforce<D: Datapath>(
@@ -35,12 +47,17 @@ pub fn enforce<D: Datapath>(
     endpoints: &[LocalEndpoint],
 ) -> Result<usize, EnforceError> {
     let ops = planner.plan(compiled, endpoints)?;
+    apply(planner, datapath, &ops)?;
+    Ok(ops.len())
+}
+
+fn apply<D: Datapath>(planner: &mut Planner, datapath: &mut D, ops: &[Op]) -> Result<(), WriteError> {
     for (index, op) in ops.iter().enumerate() {
         if let Err(error) = datapath.apply(op) {
             planner.failed(index);
-            return Err(error.into());
+            return Err(error);
         }
     }
     planner.applied();
-    Ok(ops.len())
+    Ok(())
 }

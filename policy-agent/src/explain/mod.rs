@@ -65,7 +65,12 @@ impl Explainer {
         let mut owners = BTreeMap::new();
         for (ifindex, name) in (1_u32..).zip(compiled.endpoints.keys()) {
             let Some(pod) = cluster.pods.get(name) else { continue };
-            locals.push(LocalEndpoint { pod: name.clone(), ifindex, addresses: pod.addresses.clone() });
+            locals.push(LocalEndpoint {
+                pod: name.clone(),
+                ifindex,
+                addresses: pod.addresses.clone(),
+                sources: pod.sources.clone(),
+            });
             endpoints.insert(name.clone(), ifindex);
             owners.extend(pod.addresses.iter().map(|address| (*address, name.clone())));
         }
@@ -235,5 +240,6 @@ fn capacity_for(compiled: &Compiled) -> Capacity {
         endpoints: size(compiled.endpoints.len() + 1),
         peers: size(compiled.addresses.len() + 1),
         cidrs: size(compiled.prefixes.len() + 2),
+        ..default
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn merge(tracked: Vec<Tracked>, sockets: Vec<KnownFlow>) -> Merged {
 mod tests {
     use std::time::Duration;
 
-    use policy_common::maps::Opener;
+    use policy_common::flows::Opener;
 
     use super::*;
 

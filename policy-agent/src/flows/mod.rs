@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use policy_common::maps::Opener;
+use policy_common::flows::Opener;
 
 use crate::endpoints::Interface;
 
@@ -100,6 +100,15 @@ pub struct Listing {
     pub notes: Vec<String>,
 }
 
+/// Whether to read the node's connection tracking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// It tells most.
+    Read,
+    /// It can be large: the pods' sockets alone.
+    LeaveOut,
+}
+
 /// Lists the flows of `pods`. The calling thread must be in the node's network namespace; `node_addresses` are those of that
 /// namespace.
 ///
@@ -107,12 +116,12 @@ pub struct Listing {
 /// ask once for many pods; and for 0.6 ms in each pod. The work
 /// is done on a thread of its own, the only one that leaves the caller's namespace.
 #[must_use]
-pub fn known_flows(pods: &[PodNamespace], node_addresses: &BTreeSet<IpAddr>) -> Listing {
+pub fn known_flows(pods: &[PodNamespace], node_addresses: &BTreeSet<IpAddr>, tracking: Tracking) -> Listing {
     let failed = |problem: String| Listing { problems: vec![problem], ..Listing::default() };
     thread::scope(|scope| {
         let worker = thread::Builder::new()
             .name("flows".to_owned())
-            .spawn_scoped(scope, || list_here(pods, node_addresses));
+            .spawn_scoped(scope, || list_here(pods, node_addresses, tracking));
         match worker {
             Ok(worker) => worker
                 .join()
@@ -123,13 +132,16 @@ pub fn known_flows(pods: &[PodNamespace], node_addresses: &BTreeSet<IpAddr>) -> 
 }
 
 /// Leaves the calling thread in one of the pods' namespaces.
-fn list_here(pods: &[PodNamespace], node_addresses: &BTreeSet<IpAddr>) -> Listing {
+fn list_here(pods: &[PodNamespace], node_addresses: &BTreeSet<IpAddr>, tracking: Tracking) -> Listing {
     let mut listing = Listing::default();
     let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|pod| &pod.addresses).copied().collect();
     let mut tracked = Vec::new();
-    let read = conntrack::entries(|entry| {
-        tracked.extend(translate::flows(&entry, &addresses, node_addresses));
-    });
+    let read = match tracking {
+        Tracking::Read => conntrack::entries(|entry| {
+            tracked.extend(translate::flows(&entry, &addresses, node_addresses));
+        }),
+        Tracking::LeaveOut => Ok(dump::Unread::default()),
+    };
     listing.account("connection tracking (ctnetlink)", read, |error| {
         // nfnetlink says EINVAL of a subsystem that it doesn't have.
         error.raw_os_error() == Some(libc::EINVAL)

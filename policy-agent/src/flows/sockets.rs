@@ -13,7 +13,7 @@ use netlink_packet_sock_diag::constants::{
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::message::SockDiagMessage;
 use nix::sched::{CloneFlags, setns};
-use policy_common::maps::Opener;
+use policy_common::flows::Opener;
 use policy_common::parse::protocol;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use policy_common::maps::Opener;
+use policy_common::flows::Opener;
 
 use super::KnownFlow;
 use super::conntrack::Entry;

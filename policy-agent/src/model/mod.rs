@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 pub use policy::{Block, NamespaceMatch, Peer, Policy, PortMatch, Rule};
 pub use selector::{Requirement, Selector};
 
@@ -87,6 +89,8 @@ pub struct Pod {
     /// Succeeded or Failed: its addresses are no longer its own (SEMANTICS row 44).
     pub finished: bool,
     pub ports: Vec<ContainerPort>,
+    /// What it may send from beside its own addresses: for pods that route.
+    pub sources: Vec<IpNet>,
 }
 
 impl Pod {

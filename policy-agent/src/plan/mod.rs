@@ -19,10 +19,12 @@ mod op;
 mod ports;
 mod ranges;
 mod shadow;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use policy_common::maps::{Addr4, Addr6, Endpoint, Sets};
 
 pub use op::{Capacity, Op, TableFull};
@@ -40,6 +42,8 @@ pub struct LocalEndpoint {
     /// The host end of the pod's veth.
     pub ifindex: u32,
     pub addresses: Vec<IpAddr>,
+    /// What the pod may send from beside its own addresses.
+    pub sources: Vec<IpNet>,
 }
 
 /// Classes that fit into a set before sets must be rebuilt wider.
@@ -232,6 +236,10 @@ impl Planner {
             Ok(())
         };
         fits("endpoints", endpoints.len(), self.capacity.endpoints)?;
+        // Old and new ones are there together, and the trie keeps one entry to itself.
+        let sources = endpoints.iter().map(|local| local.sources.len()).sum::<usize>();
+        let needed = sources + self.shadow.sources.len();
+        fits("sources", if needed == 0 { 0 } else { needed + 1 }, self.capacity.sources)?;
         for v4 in [true, false] {
             let peers = compiled
                 .addresses
@@ -242,14 +250,16 @@ impl Planner {
                 .prefixes
                 .keys()
                 .chain(self.shadow.cidrs.keys().filter(|net| !compiled.prefixes.contains_key(net)));
-            let needed = cidrs.filter(|n| matches!(n, ipnet::IpNet::V4(_)) == v4).count();
+            let needed = cidrs.filter(|n| matches!(n, IpNet::V4(_)) == v4).count();
             fits("cidrs", if needed == 0 { 0 } else { needed + 1 }, self.capacity.cidrs)?;
         }
         Ok(())
     }
 
     fn build(&mut self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
+        let present: Vec<u32> = self.shadow.slots.values().copied().collect();
         self.release_quarantine();
+        self.add_sources(endpoints);
         let numbers = self.layout.contents.numbers(compiled);
         let mut wanted = Wanted {
             sets: compiled.sets.iter().map(|set| numbers.set(set)).collect(),
@@ -288,6 +298,8 @@ impl Planner {
             self.shadow.emit(op);
         }
         self.remove_endpoints(&targets);
+        self.remove_sources(endpoints);
+        self.watch_what_changes(&present);
         self.careful = Some(self.layout.clone());
         self.forget(&wanted);
         Ok(())
@@ -518,7 +530,7 @@ struct Target {
 
 fn describe(local: &LocalEndpoint) -> Endpoint {
     let mut endpoint =
-        Endpoint { ifindex: local.ifindex, slot: 0, v4: Addr4 { addr: [0; 4] }, v6: Addr6::ZERO };
+        Endpoint { ifindex: local.ifindex, slot: 0, v4: Addr4 { addr: [0; 4] }, v6: Addr6::ZERO, watch: 1 };
     for address in &local.addresses {
         match address {
             IpAddr::V4(v4) => endpoint.v4 = Addr4 { addr: v4.octets() },

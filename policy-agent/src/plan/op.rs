@@ -19,10 +19,14 @@ pub enum Op {
     Peer { address: IpAddr, class: Option<u32> },
     /// A prefix's class; `None` removes the entry.
     Cidr { net: IpNet, class: Option<u32> },
-    /// A slot's pod: only written while no interface refers to the slot.
+    /// A slot's pod, watched: only written while no interface refers to the slot.
     Endpoint { slot: u32, endpoint: Endpoint },
     /// A slot's policy sets, in one store.
     Sets { slot: u32, sets: Sets },
+    /// Whether the endpoint of a slot is watched for connections that lost their permission (`Endpoint::watch`).
+    Watch { slot: u32, on: bool },
+    /// Whether the pod behind an interface may send from these addresses too.
+    Source { ifindex: u32, net: IpNet, allowed: bool },
     /// An interface's slot; `None` removes it.
     Slot { ifindex: u32, slot: Option<u32> },
     /// Waits until no program runs that has read what earlier operations replaced.
@@ -37,11 +41,23 @@ pub struct Capacity {
     pub endpoints: u32,
     pub peers: u32,
     pub cidrs: u32,
+    /// Prefixes of extra sources.
+    pub sources: u32,
+    /// Sets of the flow table, eight flows each: a power of two.
+    pub flow_sets: u32,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { words: 262_144, rows: 1_048_576, endpoints: 1024, peers: 131_072, cidrs: 131_072 }
+        Self {
+            words: 262_144,
+            rows: 1_048_576,
+            endpoints: 1024,
+            peers: 131_072,
+            cidrs: 131_072,
+            sources: 16_384,
+            flow_sets: 32_768,
+        }
     }
 }
 

@@ -20,6 +20,9 @@ pub(super) struct Shadow {
     pub(super) endpoints: HashMap<u32, Endpoint>,
     sets: HashMap<u32, Sets>,
     pub(super) slots: BTreeMap<u32, u32>,
+    /// Slots whose endpoints are watched.
+    pub(super) watched: BTreeSet<u32>,
+    pub(super) sources: BTreeSet<(u32, IpNet)>,
     ops: Vec<Op>,
     undo: Vec<Undo>,
 }
@@ -44,6 +47,8 @@ impl Shadow {
             endpoints: HashMap::new(),
             sets: HashMap::new(),
             slots: BTreeMap::new(),
+            watched: BTreeSet::new(),
+            sources: BTreeSet::new(),
             ops: Vec::new(),
             undo: Vec::new(),
         }
@@ -51,6 +56,10 @@ impl Shadow {
 
     pub(super) fn row(&self, index: u32) -> u32 {
         self.rows.get(index as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn word(&self, index: u32) -> u64 {
+        self.words.get(index as usize).copied().unwrap_or(0)
     }
 
     pub(super) fn port(&self, protocol: Protocol, port: u16) -> u32 {
@@ -73,6 +82,20 @@ impl Shadow {
             self.undo.push(undo);
             self.ops.push(op);
         }
+    }
+
+    /// Adds operations before all others of the plan.
+    pub(super) fn emit_first(&mut self, first: Vec<Op>) {
+        let (ops, undo) = (std::mem::take(&mut self.ops), std::mem::take(&mut self.undo));
+        for op in first {
+            self.emit(op);
+        }
+        self.ops.extend(ops);
+        self.undo.extend(undo);
+    }
+
+    pub(super) fn planned(&self) -> &[Op] {
+        &self.ops
     }
 
     pub(super) fn take_plan(&mut self) -> Vec<Op> {
@@ -118,10 +141,17 @@ impl Shadow {
                 Op::Peer { address, class: replace(&mut self.peers, address, class) }
             }
             Op::Cidr { net, class } => Op::Cidr { net, class: replace(&mut self.cidrs, net, class) },
-            Op::Endpoint { slot, endpoint } => match self.endpoints.insert(slot, endpoint) {
-                Some(old) => Op::Endpoint { slot, endpoint: old },
-                None => return Undo::ForgetEndpoint(slot),
-            },
+            Op::Endpoint { slot, endpoint } => {
+                self.watched.insert(slot);
+                match self.endpoints.insert(slot, endpoint) {
+                    Some(old) => Op::Endpoint { slot, endpoint: old },
+                    None => return Undo::ForgetEndpoint(slot),
+                }
+            }
+            Op::Watch { slot, on } => Op::Watch { slot, on: put(&mut self.watched, slot, on) },
+            Op::Source { ifindex, net, allowed } => {
+                Op::Source { ifindex, net, allowed: put(&mut self.sources, (ifindex, net), allowed) }
+            }
             Op::Sets { slot, sets } => {
                 Op::Sets { slot, sets: self.sets.insert(slot, sets).unwrap_or_default() }
             }
@@ -148,6 +178,11 @@ pub(super) fn longest_prefix(
 
 const fn port_index(protocol: Protocol, port: u16) -> usize {
     (protocol.index() * PORTS_PER_PROTOCOL) as usize + port as usize
+}
+
+/// Puts it in or takes it out; returns whether it was in.
+fn put<T: Ord>(set: &mut BTreeSet<T>, item: T, present: bool) -> bool {
+    if present { !set.insert(item) } else { set.remove(&item) }
 }
 
 fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {

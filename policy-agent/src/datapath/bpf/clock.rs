@@ -14,14 +14,15 @@ const WINDOW: Duration = Duration::from_millis(120);
 
 pub(super) fn ticks_per_second(program: &mut SchedClassifier) -> Result<u32, BpfError> {
     let start = Instant::now();
-    let first = read(program)?;
+    let first = run(program, &[0; 14])?;
     std::thread::sleep(WINDOW);
-    let second = read(program)?;
+    let second = run(program, &[0; 14])?;
     Ok(nearest(second.wrapping_sub(first), start.elapsed()))
 }
 
-fn read(program: &mut SchedClassifier) -> Result<u32, BpfError> {
-    let options = TestRunOptions { data_in: Some(&[0; 14]), ..TestRunOptions::new() };
+/// Runs a program of ours once on a frame; what it returns is its answer.
+pub(super) fn run(program: &mut SchedClassifier, frame: &[u8]) -> Result<u32, BpfError> {
+    let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
     Ok(program.test_run(options)?.return_value)
 }
 

@@ -9,9 +9,10 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf};
 use bytemuck::bytes_of;
 use ipnet::IpNet;
+use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowSet};
 use policy_common::maps::{
-    COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, INDEX_BLOCK,
-    INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef,
+    Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, INDEX_BLOCK,
+    INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, Sets, Settings, SlotRef, SourceKey,
 };
 use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
@@ -22,6 +23,11 @@ use crate::plan::Op;
 use crate::ready::readiness;
 
 const ENDPOINT: usize = size_of::<Endpoint>();
+const SETTINGS: usize = size_of::<Settings>();
+const FLOW_SET: usize = size_of::<FlowSet>();
+type SourceBytes = [u8; size_of::<SourceKey>()];
+/// include/uapi/linux/bpf.h: the kernel copies the value under its lock.
+const BPF_F_LOCK: u64 = 4;
 
 pub(super) struct Maps {
     slots: Array<MapData, [u8; 4]>,
@@ -38,7 +44,10 @@ pub(super) struct Maps {
     index4: Array<MapData, [u8; 4]>,
     /// What `index4` holds.
     index: Index4,
-    settings: Array<MapData, [u8; 8]>,
+    sources: LpmTrie<MapData, SourceBytes, [u8; 4]>,
+    flows: Array<MapData, [u8; FLOW_SET]>,
+    flow_seed: Array<MapData, u64>,
+    settings: Array<MapData, [u8; SETTINGS]>,
     counts: PerCpuArray<MapData, [u8; 16]>,
     events: Option<RingBuf<MapData>>,
 }
@@ -68,6 +77,9 @@ impl Maps {
             ports: take(ebpf, "PORTS")?,
             rows: take(ebpf, "ROWS")?,
             bits: take(ebpf, "BITS")?,
+            sources: take(ebpf, "SOURCES")?,
+            flows: take(ebpf, "FLOWS")?,
+            flow_seed: take(ebpf, "FLOW_SEED")?,
             settings: take(ebpf, "SETTINGS")?,
             counts: take(ebpf, "COUNTS")?,
             events: Some(take(ebpf, "EVENTS")?),
@@ -75,7 +87,39 @@ impl Maps {
     }
 
     pub(super) fn set_settings(&mut self, settings: Settings) -> Result<(), BpfError> {
-        Ok(self.settings.set(0, bytemuck::cast::<Settings, [u8; 8]>(settings), 0)?)
+        Ok(self.settings.set(0, bytemuck::cast::<Settings, [u8; SETTINGS]>(settings), 0)?)
+    }
+
+    /// What keys the hash of the flow table, and the mask that makes an index of it. The seed is as old as the table.
+    pub(super) fn flow_table(&mut self) -> Result<(u64, u32), BpfError> {
+        let mut seed = self.flow_seed.get(&0, 0)?;
+        if seed == 0 {
+            // From the kernel's generator; never zero.
+            seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) | 1;
+            self.flow_seed.set(0, seed, 0)?;
+        }
+        let sets = self.flows.len().max(1);
+        // A table of another size than a power of two is used up to the largest one in it.
+        Ok((seed, (1 << sets.ilog2()) - 1))
+    }
+
+    /// Every flow that is live at `now`, each set read under its lock.
+    pub(super) fn flows(&self, now: u32) -> Result<Vec<FlowEntry>, BpfError> {
+        let mut found = Vec::new();
+        for index in 0..self.flows.len() {
+            let set = self.flows.get(&index, BPF_F_LOCK)?;
+            let (_lock, entries) = set.split_at(FLOW_SET_HEAD);
+            for bytes in entries.chunks_exact(size_of::<FlowEntry>()) {
+                // An entry of another version's layout is none of ours.
+                let Ok(entry) = bytemuck::checked::try_pod_read_unaligned::<FlowEntry>(bytes) else {
+                    continue;
+                };
+                if entry.is_live(now) {
+                    found.push(entry);
+                }
+            }
+        }
+        Ok(found)
     }
 
     pub(super) fn write(&mut self, op: &Op) -> Result<(), MapError> {
@@ -91,6 +135,12 @@ impl Maps {
             Op::Endpoint { slot, endpoint } => {
                 self.endpoints.set(slot, bytemuck::cast::<Endpoint, [u8; ENDPOINT]>(endpoint), 0)
             }
+            Op::Watch { slot, on } => {
+                let bytes = self.endpoints.get(&slot, 0)?;
+                let endpoint = Endpoint { watch: on.into(), ..bytemuck::cast::<_, Endpoint>(bytes) };
+                self.endpoints.set(slot, bytemuck::cast::<Endpoint, [u8; ENDPOINT]>(endpoint), 0)
+            }
+            Op::Source { ifindex, net, allowed } => self.write_source(ifindex, net, allowed),
             Op::Sets { slot, sets } => self.sets.set(slot, bytemuck::cast::<Sets, [u8; 8]>(sets), 0),
             Op::Slot { ifindex, slot } => self.write_slot(ifindex, slot),
             Op::Barrier => {
@@ -137,6 +187,30 @@ impl Maps {
 
     fn write_index(&mut self, writes: Vec<index4::Write>) -> Result<(), MapError> {
         writes.into_iter().try_for_each(|(cell, class)| self.index4.set(cell, four(Cell { class }), 0))
+    }
+
+    fn write_source(&mut self, ifindex: u32, net: IpNet, allowed: bool) -> Result<(), MapError> {
+        let mut address = Addr6::ZERO;
+        let family = match net.network() {
+            IpAddr::V4(v4) => {
+                address.addr[..4].copy_from_slice(&v4.octets());
+                4
+            }
+            IpAddr::V6(v6) => {
+                address.addr = v6.octets();
+                6
+            }
+        };
+        let source = SourceKey { ifindex: ifindex.to_be_bytes(), family: [family, 0, 0, 0], address };
+        let key = Key::new(
+            SOURCE_KEY_BITS + u32::from(net.prefix_len()),
+            bytemuck::cast::<SourceKey, SourceBytes>(source),
+        );
+        if allowed {
+            self.sources.insert(&key, four(Class { class: 1 }), 0)
+        } else {
+            self.sources.remove(&key)
+        }
     }
 
     fn write_slot(&mut self, ifindex: u32, slot: Option<u32>) -> Result<(), MapError> {

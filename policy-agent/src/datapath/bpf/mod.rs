@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
+use policy_common::flows::{FlowEntry, FlowSeed};
 use policy_common::maps::Settings;
 
 pub use attach::{AttachMode, Attached, Hook};
@@ -33,6 +34,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/po
 
 /// Drop events that one CPU reports in one tick; the rest is only counted.
 const EVENTS_PER_TICK: u32 = 16;
+
+/// IEEE 802's ethertype for local experiments.
+const LOCAL_EXPERIMENTAL: u16 = 0x88b5;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
@@ -89,9 +93,13 @@ impl BpfDatapath {
         pins.pin_next(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let mut datapath = Self { ebpf, maps, pins, mode, attached: BTreeMap::new() };
+        let (flow_seed, flow_mask) = datapath.maps.flow_table()?;
         let settings = Settings {
             ticks_per_second: clock::ticks_per_second(program(&mut datapath.ebpf, "read_clock")?)?,
             events_per_tick: EVENTS_PER_TICK,
+            flow_mask,
+            zero: 0,
+            flow_seed,
         };
         datapath.maps.set_settings(settings)?;
         datapath.attached = attach::adopt(&datapath.pins)?;
@@ -150,6 +158,21 @@ impl BpfDatapath {
         self.maps.totals()
     }
 
+    /// The live flows of all endpoints.
+    pub fn flows(&mut self) -> Result<(Vec<FlowEntry>, u32), BpfError> {
+        let now = clock::run(program(&mut self.ebpf, "read_seconds")?, &[0; 14])?;
+        Ok((self.maps.flows(now)?, now))
+    }
+
+    /// Writes a flow into the table that began before anybody looked; returns whether it was new to it.
+    pub fn seed(&mut self, seed: &FlowSeed) -> Result<bool, BpfError> {
+        // Any ethertype that is not IP: the kernel would look for its header.
+        let mut frame = [0; 14 + size_of::<FlowSeed>()];
+        frame[12..14].copy_from_slice(&LOCAL_EXPERIMENTAL.to_be_bytes());
+        frame[14..].copy_from_slice(bytemuck::bytes_of(seed));
+        Ok(clock::run(program(&mut self.ebpf, "seed_flow")?, &frame)? == 1)
+    }
+
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -188,6 +211,8 @@ fn load_object(object: &[u8], capacity: &Capacity, pins: &Pins) -> Result<Ebpf, 
         ("PEERS6", capacity.peers),
         ("CIDRS4", capacity.cidrs),
         ("CIDRS6", capacity.cidrs),
+        ("SOURCES", capacity.sources),
+        ("FLOWS", capacity.flow_sets),
     ] {
         loader.map_max_entries(name, entries);
     }

@@ -10,7 +10,7 @@ use super::attach::{self, Hook};
 use super::{BpfError, program};
 
 /// Kept from one agent to the next.
-pub(super) const KEPT: [&str; 4] = ["FLOWS_TCP", "FLOWS_ANY", "FRAGMENTS", "COUNTS"];
+pub(super) const KEPT: [&str; 3] = ["FLOWS", "FLOW_SEED", "COUNTS"];
 /// The layout of the maps: another layout lives beside this one.
 const VERSION: &str = "v1";
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.

@@ -2,12 +2,16 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
 use super::super::fault::{Fault, Faults, Field};
 use super::policy::{parse_protocol, port_number};
-use super::{NOT_AN_ADDRESS, labels, names, object_name, parse_address};
+use super::{NOT_AN_ADDRESS, labels, names, object_name, parse_address, parse_cidr};
 use crate::model::{ContainerPort, Pod};
+
+/// The annotation that lists extra source ranges.
+const SOURCE_RANGES: &str = "sluice.dev/source-ranges";
 
 pub fn pod(typed: &core::Pod) -> Result<Pod, Vec<Fault>> {
     let mut faults = Faults::default();
@@ -25,8 +29,27 @@ pub fn pod(typed: &core::Pod) -> Result<Pod, Vec<Fault>> {
         host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
         finished: is_finished(typed),
         ports: spec.map(|s| ports(s, &mut faults)).unwrap_or_default(),
+        sources: sources(typed, &mut faults),
     };
     faults.result(pod)
+}
+
+/// CIDRs that the pod may send from beside its own addresses, separated by commas: for pods that route.
+fn sources(pod: &core::Pod, faults: &mut Faults) -> Vec<IpNet> {
+    let Some(text) = pod.metadata.annotations.as_ref().and_then(|all| all.get(SOURCE_RANGES)) else {
+        return Vec::new();
+    };
+    let metadata = Field::Root.key("metadata");
+    let annotations = metadata.key("annotations");
+    let at = annotations.key(SOURCE_RANGES);
+    let mut ranges = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        match parse_cidr(entry) {
+            Ok(net) => ranges.push(net),
+            Err(message) => faults.add(&at, entry, message),
+        }
+    }
+    ranges
 }
 
 /// Row 44. A terminating pod is not finished (row 43).

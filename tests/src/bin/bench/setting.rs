@@ -41,6 +41,7 @@ pub(crate) fn fill(
         addresses: vec![IpAddr::V4(address)],
         host_network: false,
         finished: false,
+        sources: Vec::new(),
         ports: Vec::new(),
     };
     let subject = pod("subject".to_owned(), POD, "subject");
@@ -82,7 +83,7 @@ pub(crate) fn fill(
     cluster.policies.insert(policy.id.clone(), policy);
     let scope = Scope::Node { name: Some("bench".to_owned()), addresses: Default::default() };
     let compiled = compile(&cluster, &scope);
-    let local = LocalEndpoint { pod: subject.id, ifindex, addresses: subject.addresses };
+    let local = LocalEndpoint { pod: subject.id, ifindex, addresses: subject.addresses, sources: Vec::new() };
     // A planner of its own: the object was loaded for this size, and what is left of a scenario before is overwritten.
     let mut planner = Planner::new(Capacity::default());
     enforce(&mut planner, datapath, &compiled, &[local])?;

@@ -1,0 +1,182 @@
+//! Connections that policy must neither cut nor forget: those that began before anybody looked, and those that have
+//! lost their permission.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use policy_common::Direction;
+use policy_common::flows::{FlowEntry, FlowKey, FlowSeed, FlowState, Opener, Tracked};
+use policy_common::maps::Addr6;
+use policy_common::parse::protocol;
+
+use crate::compile::Compiled;
+use crate::datapath::bpf::{BpfDatapath, BpfError};
+use crate::datapath::{Datapath as _, unwatch};
+use crate::endpoints::Scan;
+use crate::flows::{KnownFlow, Phase, PodNamespace, Tracking, known_flows};
+use crate::model::Protocol;
+use crate::plan::{LocalEndpoint, Op, Planner};
+
+/// How long after a change the flow table is looked through: changes come in bursts.
+const AFTER_CHANGE: Duration = Duration::from_secs(1);
+/// How often it is looked through while some connection has lost its permission.
+const WHILE_REVOKED: Duration = Duration::from_secs(30);
+
+/// Which directions of an endpoint are isolated.
+type Isolated = (bool, bool);
+
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    /// Interfaces whose connections are in the table, with what was isolated when they were put there.
+    known: BTreeMap<u32, Isolated>,
+    /// When to look through the table.
+    sweep_at: Option<Instant>,
+}
+
+impl Connections {
+    /// Before policy isolates a pod: puts the connections into the table that it has already. Those of a pod that no
+    /// policy isolated may have left the table long ago, because nothing looked them up.
+    pub(super) fn learn(
+        &mut self,
+        datapath: &mut BpfDatapath,
+        compiled: &Compiled,
+        locals: &[LocalEndpoint],
+        scan: &Scan,
+    ) -> Vec<String> {
+        let isolated: BTreeMap<u32, Isolated> = locals
+            .iter()
+            .filter_map(|local| {
+                let policy = compiled.endpoints.get(&local.pod)?;
+                Some((local.ifindex, (policy.egress.is_some(), policy.ingress.is_some())))
+            })
+            .collect();
+        let first = self.known.is_empty();
+        let (mut new, mut closing) = (BTreeSet::new(), false);
+        for (ifindex, now) in &isolated {
+            match self.known.get(ifindex) {
+                Some(before) if (!now.0 || before.0) && (!now.1 || before.1) => continue,
+                Some(_) => closing = true,
+                None => {}
+            }
+            new.insert(*ifindex);
+        }
+        self.known = isolated;
+        if new.is_empty() {
+            return Vec::new();
+        }
+        let interfaces = || scan.interfaces.values().filter(|interface| new.contains(&interface.ifindex));
+        let at: BTreeMap<IpAddr, u32> = interfaces().map(|i| (i.address, i.ifindex)).collect();
+        // A pod that has just appeared has its few connections in its own sockets; the node's connection tracking can
+        // be large.
+        let tracking = if first || closing { Tracking::Read } else { Tracking::LeaveOut };
+        let listing = known_flows(&PodNamespace::of(interfaces()), &scan.own_addresses, tracking);
+        for note in &listing.notes {
+            tracing::debug!("{note}");
+        }
+        let mut problems: Vec<String> = listing
+            .problems
+            .iter()
+            .map(|problem| format!("connections that pods already have: {problem}"))
+            .collect();
+        let mut learned = 0;
+        for flow in &listing.flows {
+            let Some(ifindex) = at.get(&flow.pod) else { continue };
+            match datapath.seed(&seed(flow, *ifindex)) {
+                Ok(fresh) => learned += usize::from(fresh),
+                Err(error) => {
+                    problems.push(format!("connections that pods already have: {error}"));
+                    break;
+                }
+            }
+        }
+        if learned > 0 {
+            tracing::info!("{learned} connections of {} pods began before they were enforced", new.len());
+        }
+        problems
+    }
+
+    /// Policy has changed.
+    pub(super) fn changed(&mut self) {
+        self.sweep_at.get_or_insert_with(|| Instant::now() + AFTER_CHANGE);
+    }
+
+    pub(super) const fn sweep_at(&self) -> Option<Instant> {
+        self.sweep_at
+    }
+
+    /// Looks through the flow table, and ends the watch over pods all of whose connections are allowed.
+    pub(super) fn sweep(&mut self, planner: &mut Planner, datapath: &mut BpfDatapath) -> Result<(), String> {
+        self.sweep_at = None;
+        if !planner.watches() {
+            return Ok(());
+        }
+        let revoked = revoked(planner, datapath);
+        if !matches!(&revoked, Ok(interfaces) if interfaces.is_empty()) {
+            self.sweep_at = Some(Instant::now() + WHILE_REVOKED);
+        }
+        let interfaces = revoked.map_err(|error| format!("looking through the flow table: {error}"))?;
+        unwatch(planner, datapath, &interfaces).map_err(|error| error.to_string())
+    }
+}
+
+/// Interfaces of pods that have connections without permission.
+fn revoked(planner: &Planner, datapath: &mut BpfDatapath) -> Result<BTreeSet<u32>, BpfError> {
+    // A packet that was judged by the policy before may still be about to note its connection.
+    if let Err(error) = datapath.apply(&Op::Barrier) {
+        tracing::warn!("{error}");
+    }
+    let (flows, _now) = datapath.flows()?;
+    Ok(flows.iter().filter(|flow| lacks_permission(planner, flow)).map(|flow| flow.key.ifindex).collect())
+}
+
+fn lacks_permission(planner: &Planner, flow: &FlowEntry) -> bool {
+    let key = &flow.key;
+    let protocol = match key.protocol {
+        protocol::TCP => Protocol::Tcp,
+        protocol::SCTP => Protocol::Sctp,
+        // Others have no connections: what their packets may, each may by itself.
+        _ => return false,
+    };
+    let (direction, port) = match flow.opener {
+        Opener::Pod => (Direction::Egress, key.remote_port),
+        Opener::Peer => (Direction::Ingress, key.local_port),
+        Opener::Node | Opener::Nobody => return false,
+    };
+    key.tracked == Tracked::Flow as u8
+        && planner.allows(key.ifindex, direction, key.remote_address(), protocol, port) == Some(false)
+}
+
+fn seed(flow: &KnownFlow, ifindex: u32) -> FlowSeed {
+    let (remote, family) = match flow.remote.ip() {
+        IpAddr::V4(v4) => {
+            let mut addr = [0; 16];
+            addr[..4].copy_from_slice(&v4.octets());
+            (Addr6 { addr }, 4)
+        }
+        IpAddr::V6(v6) => (Addr6 { addr: v6.octets() }, 6),
+    };
+    let icmp = matches!(flow.protocol, protocol::ICMP | protocol::ICMPV6);
+    let state = match flow.state {
+        Phase::Opening => FlowState::Opening,
+        Phase::Established => FlowState::Established,
+        Phase::Closing => FlowState::Closing,
+    };
+    FlowSeed {
+        key: FlowKey {
+            remote,
+            ifindex,
+            // Of ICMP it tells who asks, as the engine has it.
+            remote_port: if icmp { u16::from(flow.opener != Opener::Pod) } else { flow.remote.port() },
+            local_port: flow.local_port,
+            protocol: flow.protocol,
+            family,
+            tracked: Tracked::Flow as u8,
+            zero: 0,
+        },
+        opener: flow.opener as u8,
+        state: state as u8,
+        zero: 0,
+        seconds: flow.remaining.map_or(u32::MAX, |left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX)),
+    }
+}
