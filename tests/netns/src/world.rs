@@ -10,15 +10,17 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::netns::{self, Netns};
+use crate::network::cni::{Container, Plugins};
+use crate::network::ipip::Tunnel;
+use crate::network::{self, Link, Network, NodeNet};
 use crate::server::Server;
 use crate::spec::{ContainerPort, NodeSpec, OutsideSpec, PodSpec, WorldBuilder};
 use crate::sys;
-use crate::topology::{self, NodeNet};
 
 const BPFFS: &str = "/sys/fs/bpf";
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
-/// A node: a namespace with a bridge for its pods.
+/// A node: a namespace that forwards for its pods.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub(crate) name: String,
@@ -46,10 +48,22 @@ impl Node {
         [self.net.underlay4().into(), self.net.underlay6().into()]
     }
 
-    /// Its addresses on the pods' bridge.
+    /// Its addresses on the pods' bridge; where the network has none, those on the network between the nodes.
     #[must_use]
     pub fn gateways(&self) -> [IpAddr; 2] {
+        if self.net.network.has_bridge() { self.pod_gateways() } else { self.addresses() }
+    }
+
+    /// The first addresses of its pod networks: its own on a bridge, and on each host end that the `ptp` plugin makes.
+    #[must_use]
+    pub fn pod_gateways(&self) -> [IpAddr; 2] {
         [self.net.gateway4().into(), self.net.gateway6().into()]
+    }
+
+    /// Its addresses on its tunnel: VXLAN has one for each family, IPIP one for IPv4.
+    #[must_use]
+    pub fn tunnel_addresses(&self) -> [IpAddr; 2] {
+        [self.net.tunnel4().into(), self.net.tunnel6().into()]
     }
 
     /// The pod networks.
@@ -65,7 +79,7 @@ impl Node {
     }
 }
 
-/// A pod: a namespace whose `eth0` hangs on its node's bridge.
+/// A pod: a namespace whose `eth0` is a veth to its node.
 #[derive(Clone, Debug)]
 pub struct Pod {
     /// Its Kubernetes namespace.
@@ -116,8 +130,13 @@ pub struct Outside {
 #[derive(Debug)]
 pub struct World {
     id: String,
+    network: Network,
     wire: Netns,
     nodes: Vec<Node>,
+    /// Where no kernel has the nodes' tunnels.
+    tunnels: BTreeMap<u8, Tunnel>,
+    /// Where they make the pods' interfaces.
+    plugins: Option<Plugins>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pods: BTreeMap<String, Pod>,
     outside: Vec<Outside>,
@@ -149,7 +168,10 @@ impl World {
         let mut world = Self {
             wire: Netns::named(&format!("{id}-wire")),
             id,
+            network: spec.network,
             nodes: Vec::new(),
+            tunnels: BTreeMap::new(),
+            plugins: if spec.cni_plugins { Some(Plugins::find()?) } else { None },
             namespaces: spec.namespaces,
             pods: BTreeMap::new(),
             outside: Vec::new(),
@@ -157,7 +179,7 @@ impl World {
             pods_made: 0,
         };
         netns::create(std::slice::from_ref(&world.wire))?;
-        topology::build_wire(&world.wire)?;
+        network::wire::build_wire(&world.wire, world.network)?;
         for node in spec.nodes {
             world.add_node(node)?;
         }
@@ -177,6 +199,7 @@ impl World {
         let default6 = Ipv6Net::new(Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0), 64)?;
         let net = NodeNet {
             ns: Netns::named(&format!("{}-{}", self.id, spec.name)),
+            network: self.network,
             number,
             cidr4: spec.cidr4.unwrap_or(default4),
             cidr6: spec.cidr6.unwrap_or(default6),
@@ -185,10 +208,16 @@ impl World {
         netns::create(std::slice::from_ref(&net.ns))?;
         // Known before it is built: a failure half-way must find it to remove it.
         self.nodes.push(Node { name: spec.name, net: net.clone(), bpffs, next_host: 2 });
-        topology::build_node(&net, &self.wire)?;
+        if let Some(tunnel) = network::build_node(&net, &self.wire, self.plugins.is_some())? {
+            self.tunnels.insert(number, tunnel);
+        }
         for other in self.nodes.iter().filter(|other| other.net.number != number) {
-            topology::join(&net, &other.net)?;
-            topology::join(&other.net, &net)?;
+            network::join(&net, &other.net)?;
+            network::join(&other.net, &net)?;
+        }
+        for (own, tunnel) in &self.tunnels {
+            let others = self.nodes.iter().map(|node| &node.net).filter(|net| net.number != *own);
+            tunnel.set_peers(others.map(|net| (net.cidr4, net.underlay4())).collect());
         }
         Ok(())
     }
@@ -200,27 +229,31 @@ impl World {
         netns::create(std::slice::from_ref(&ns))?;
         self.outside.push(Outside { name, ns: ns.clone(), ipv4, ipv6 });
         let nodes: Vec<NodeNet> = self.nodes.iter().map(|node| node.net.clone()).collect();
-        topology::build_outside(&ns, &port, (ipv4, ipv6), &self.wire, &nodes)
+        network::wire::build_outside(&ns, &port, (ipv4, ipv6), &self.wire, &nodes)
     }
 
     /// Adds a pod and starts its servers.
     pub fn add_pod(&mut self, spec: PodSpec) -> Result<&Pod> {
         let key = format!("{}/{}", spec.namespace, spec.name);
         ensure!(!self.pods.contains_key(&key), "there is a pod {key} already");
-        let node = self.nodes.iter_mut().find(|node| node.name == spec.node);
+        let node = self.nodes.iter().find(|node| node.name == spec.node);
         let Some(node) = node else { bail!("pod {key} is on {}, which is no node", spec.node) };
         let net = node.net.clone();
-        let host = node.next_host;
-        if spec.ipv4.is_none() || spec.ipv6.is_none() {
-            node.next_host += 1;
-        }
         self.pods_made += 1;
+        let ns = Netns::named(&format!("{}-{}.{}", self.id, spec.namespace, spec.name));
+        let uid = format!("00000000-0000-4000-8000-{:012x}", self.pods_made);
+        let made = netns::create(std::slice::from_ref(&ns)).and_then(|()| self.link(&spec, &net, &ns, &uid));
+        let link = made.or_else(|error| {
+            // Not known yet as a pod, it would stay.
+            netns::remove(std::slice::from_ref(&ns))?;
+            Err(error.context(format!("building pod {key}")))
+        })?;
         let pod = Pod {
-            ns: Netns::named(&format!("{}-{}.{}", self.id, spec.namespace, spec.name)),
-            uid: format!("00000000-0000-4000-8000-{:012x}", self.pods_made),
-            host_interface: format!("veth{:08x}", self.pods_made),
-            ipv4: spec.ipv4.unwrap_or_else(|| topology::host4(net.cidr4, host)),
-            ipv6: spec.ipv6.unwrap_or_else(|| topology::host6(net.cidr6, host)),
+            ns: ns.clone(),
+            uid,
+            host_interface: link.host_interface,
+            ipv4: link.ipv4,
+            ipv6: link.ipv6,
             namespace: spec.namespace,
             name: spec.name,
             node: spec.node,
@@ -228,11 +261,7 @@ impl World {
             ports: spec.ports,
         };
         self.namespaces.entry(pod.namespace.clone()).or_default();
-        netns::create(std::slice::from_ref(&pod.ns))?;
-        let (ns, interface, addresses) = (pod.ns.clone(), pod.host_interface.clone(), (pod.ipv4, pod.ipv6));
         self.pods.insert(key.clone(), pod);
-        topology::build_pod(&ns, &interface, addresses, &net)
-            .with_context(|| format!("building pod {key}"))?;
         for port in spec.tcp {
             self.keep(&key, Server::tcp(&ns, port, &key)?);
         }
@@ -242,10 +271,33 @@ impl World {
         self.pod(&key)
     }
 
+    /// Makes the interface of a pod whose namespace is there.
+    fn link(&mut self, spec: &PodSpec, net: &NodeNet, ns: &Netns, uid: &str) -> Result<Link> {
+        network::prepare(ns)?;
+        if let Some(plugins) = &self.plugins {
+            return plugins.add(net, Container { id: uid, ns }, (spec.ipv4, spec.ipv6));
+        }
+        let node = self.nodes.iter_mut().find(|node| node.name == spec.node).context("the node is gone")?;
+        let host = node.next_host;
+        if spec.ipv4.is_none() || spec.ipv6.is_none() {
+            node.next_host += 1;
+        }
+        let ipv4 = spec.ipv4.unwrap_or_else(|| network::host4(net.cidr4, host));
+        let ipv6 = spec.ipv6.unwrap_or_else(|| network::host6(net.cidr6, host));
+        network::build_pod(ns, self.pods_made, (ipv4, ipv6), net)
+    }
+
+    /// Has the plugins remove what they made for a pod.
+    fn unlink(&self, pod: &Pod) -> Result<()> {
+        let Some(plugins) = &self.plugins else { return Ok(()) };
+        plugins.del(&self.node(&pod.node)?.net, Container { id: &pod.uid, ns: &pod.ns })
+    }
+
     /// Removes a pod, its namespace and with it its interfaces.
     pub fn remove_pod(&mut self, key: &str) -> Result<()> {
         self.servers.remove(key);
         let Some(pod) = self.pods.remove(key) else { bail!("there is no pod {key}") };
+        self.unlink(&pod)?;
         let removed = netns::remove(std::slice::from_ref(&pod.ns));
         // A socket that is still open keeps the namespace, and with it the veth, alive without a name.
         let node = &self.node(&pod.node)?.net.ns;
@@ -262,6 +314,12 @@ impl World {
     /// Lets a server live as long as the pod.
     pub fn keep(&mut self, pod: &str, server: Server) {
         self.servers.entry(pod.to_owned()).or_default().push(server);
+    }
+
+    /// The network between its pods.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        self.network
     }
 
     /// What every name of this world begins with.
@@ -333,6 +391,8 @@ impl World {
 
     fn remove(&mut self) -> Result<()> {
         self.servers.clear();
+        let unlinked = self.pods.values().try_for_each(|pod| self.unlink(pod));
+        self.tunnels.clear();
         let mut all: Vec<Netns> = self.pods.values().map(|pod| pod.ns.clone()).collect();
         all.extend(self.nodes.iter().map(|node| node.net.ns.clone()));
         all.extend(self.outside.iter().map(|machine| machine.ns.clone()));
@@ -341,7 +401,7 @@ impl World {
         for node in &self.nodes {
             remove_pins(&node.bpffs)?;
         }
-        removed
+        removed.and(unlinked)
     }
 }
 
