@@ -109,7 +109,7 @@ fn plugins_make_pods(network: Network) -> Result<()> {
     assert_eq!((pod.ipv4, pod.ipv6), ("10.244.1.77".parse()?, "fd00:10:244:1::77".parse()?));
     assert!(show(&world, "node1", &["link"])?.contains(&pod.host_interface));
     let taken = world.add_pod(PodSpec::new("default", "second", "node1").address("10.244.1.77".parse()?));
-    let error = format!("{:#}", taken.unwrap_err());
+    let error = format!("{:#}", taken.expect_err("an address for two pods"));
     assert!(error.contains("10.244.1.77"), "{error}");
     world.remove_pod("default/wanted")?;
     assert!(!show(&world, "node1", &["link"])?.contains(&pod.host_interface));

@@ -16,8 +16,8 @@ use super::bridge::BRIDGE;
 use super::{Link, NodeNet};
 use crate::netns::Netns;
 
-/// Where Debian's package and where Kubernetes' own packages have them.
-const FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+/// Where Debian's, Kubernetes' own and Fedora's packages have them.
+const FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 const INTERFACE: &str = "eth0";
 
 /// The plugins, and where `host-local` keeps its addresses.
