@@ -45,14 +45,10 @@ pub(crate) fn install(lab: &Lab, nodes: RangeInclusive<u16>) -> Result<()> {
     }
     let web = lab.world.pod("shop/web1")?;
     let [service4, service6] = OWN_SERVICE;
+    // A pod that is its own server would answer itself directly, were it not masqueraded.
+    writeln!(rules, "ip saddr {} ip daddr {service4} meta mark set meta mark or {MASQUERADE}", web.ipv4)?;
+    writeln!(rules, "ip6 saddr {} ip6 daddr {service6} meta mark set meta mark or {MASQUERADE}", web.ipv6)?;
     for (port, target) in [("tcp dport 80", 80), ("tcp dport 8080", WATCHED)] {
-        // A pod that is its own server would answer itself directly, were it not masqueraded.
-        writeln!(rules, "ip saddr {} ip daddr {service4} meta mark set meta mark or {MASQUERADE}", web.ipv4)?;
-        writeln!(
-            rules,
-            "ip6 saddr {} ip6 daddr {service6} meta mark set meta mark or {MASQUERADE}",
-            web.ipv6
-        )?;
         writeln!(rules, "ip daddr {service4} {port} dnat ip to {}:{target}", web.ipv4)?;
         writeln!(rules, "ip6 daddr {service6} {port} dnat ip6 to [{}]:{target}", web.ipv6)?;
     }
@@ -62,7 +58,8 @@ chain prerouting {{ type nat hook prerouting priority dstnat;
 {rules}}}
 chain postrouting {{ type nat hook postrouting priority srcnat;
 meta mark and {MASQUERADE} == {MASQUERADE} masquerade
-}} }}"
+}}
+}}"
     );
     shell(&lab.ns("node1")?, &format!("nft -f - <<'END'\n{table}\nEND")).map(drop)
 }
