@@ -10,6 +10,7 @@ mod agent;
 mod conn;
 mod explain;
 mod ip;
+mod leftovers;
 mod manifests;
 mod matrix;
 mod netns;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::{fs, io, process};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::leftovers;
 use crate::netns::{self, Netns};
 use crate::network::cni::{Container, Plugins};
 use crate::network::ipip::Tunnel;
@@ -17,7 +18,6 @@ use crate::server::Server;
 use crate::spec::{ContainerPort, NodeSpec, OutsideSpec, PodSpec, WorldBuilder};
 use crate::sys;
 
-const BPFFS: &str = "/sys/fs/bpf";
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
 /// A node: a namespace that forwards for its pods.
@@ -204,7 +204,7 @@ impl World {
             cidr4: spec.cidr4.unwrap_or(default4),
             cidr6: spec.cidr6.unwrap_or(default6),
         };
-        let bpffs = Path::new(BPFFS).join(net.ns.name());
+        let bpffs = Path::new(leftovers::BPFFS).join(net.ns.name());
         netns::create(std::slice::from_ref(&net.ns))?;
         // Known before it is built: a failure half-way must find it to remove it.
         self.nodes.push(Node { name: spec.name, net: net.clone(), bpffs, next_host: 2 });
@@ -369,24 +369,7 @@ impl World {
     /// Removes what worlds of dead processes have left: processes, namespaces and pins under names that begin with `prefix`
     /// and carry the id of a process that is no more.
     pub fn sweep(prefix: &str) -> Result<()> {
-        let mut dead = Vec::new();
-        for ns in netns::list()? {
-            if is_leftover(ns.name(), prefix) {
-                for pid in netns::processes(&ns)? {
-                    // It may have ended since; what matters is that the namespace can go.
-                    let _ = sys::send_signal(pid, libc::SIGKILL);
-                }
-                dead.push(ns);
-            }
-        }
-        netns::remove(&dead).context("removing the namespaces of a dead process")?;
-        let Ok(pins) = fs::read_dir(BPFFS) else { return Ok(()) };
-        for entry in pins.flatten() {
-            if entry.file_name().to_str().is_some_and(|name| is_leftover(name, prefix)) {
-                remove_pins(&entry.path())?;
-            }
-        }
-        Ok(())
+        leftovers::sweep(prefix)
     }
 
     fn remove(&mut self) -> Result<()> {
@@ -399,7 +382,7 @@ impl World {
         all.push(self.wire.clone());
         let removed = netns::remove(&all);
         for node in &self.nodes {
-            remove_pins(&node.bpffs)?;
+            leftovers::remove_pins(&node.bpffs)?;
         }
         removed.and(unlinked)
     }
@@ -410,41 +393,5 @@ impl Drop for World {
         if let Err(error) = self.remove() {
             eprintln!("world {} is not removed completely: {error:#}", self.id);
         }
-    }
-}
-
-fn remove_pins(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", directory.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether `name` is `PREFIX-PID-...` of a process that is no more.
-fn is_leftover(name: &str, prefix: &str) -> bool {
-    let pid = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| {
-        let (pid, _) = rest.split_once('-')?;
-        pid.parse::<u32>().ok()
-    });
-    pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_leftover;
-
-    #[test]
-    fn only_names_of_dead_processes_are_leftovers() {
-        let own = std::process::id();
-        // Above the kernel's largest possible pid_max.
-        let dead = 1 << 30;
-        assert!(is_leftover(&format!("sl-{dead}-0-node1"), "sl"));
-        assert!(!is_leftover(&format!("sl-{own}-0-node1"), "sl"));
-        assert!(!is_leftover(&format!("slx-{dead}-0-node1"), "sl"));
-        assert!(!is_leftover(&format!("sl-{dead}"), "sl"));
-        assert!(!is_leftover("sl-web-0-node1", "sl"));
-        assert!(!is_leftover("cni-1234", "sl"));
     }
 }

@@ -1,13 +1,15 @@
 //! Every network carries everything between its pods, and the CNI plugins do what a container runtime has them do.
 
+use std::io::Read as _;
 use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use sluice_netns::{
-    ALLOW_TIMEOUT, Netns, Network, NodeSpec, Outcome, PodSpec, Probe, Protocol, World, WorldBuilder,
+    ALLOW_TIMEOUT, Netns, Network, NodeSpec, Outcome, PodSpec, Probe, Protocol, World, WorldBuilder, ping,
     probe_all,
 };
+use socket2::{Domain, Protocol as IpProtocol, Socket, Type};
 
 fn pod(name: &str, node: &str) -> PodSpec {
     PodSpec::new("default", name, node).serve_tcp(80).serve_udp(5300)
@@ -85,6 +87,21 @@ fn ipip_is_the_way_of_ipv4_alone() -> Result<()> {
     let ipv6 = show(&world, "node1", &["-6", "route", "get", "fd00:10:244:2::2"])?;
     assert!(ipv4.contains("dev ipip1"), "{ipv4}");
     assert!(ipv6.contains("dev eth0"), "{ipv6}");
+    // And so it is on the wire, whoever is the tunnel.
+    let (sender, receiver) = (world.pod("default/a")?, world.pod("default/c")?);
+    let wiretap = || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(IpProtocol::from(4)))?;
+        socket.set_read_timeout(Some(ALLOW_TIMEOUT))?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    let mut wiretap = world.node("node2")?.ns().run(wiretap)??;
+    assert_eq!(ping(&sender.ns, receiver.ipv4.into(), ALLOW_TIMEOUT), Outcome::Open);
+    let mut packet = [0; 40];
+    wiretap.read_exact(&mut packet)?;
+    let addresses = |header: &[u8]| <[u8; 8]>::try_from(&header[12..20]);
+    assert_eq!(addresses(&packet)?, [192, 0, 2, 1, 192, 0, 2, 2]);
+    let inner = [sender.ipv4.octets(), receiver.ipv4.octets()].concat();
+    assert_eq!(addresses(&packet[20..])?.as_slice(), inner);
     Ok(())
 }
 
