@@ -297,7 +297,7 @@ impl World {
     pub fn remove_pod(&mut self, key: &str) -> Result<()> {
         self.servers.remove(key);
         let Some(pod) = self.pods.remove(key) else { bail!("there is no pod {key}") };
-        self.unlink(&pod)?;
+        let unlinked = self.unlink(&pod);
         let removed = netns::remove(std::slice::from_ref(&pod.ns));
         // A socket that is still open keeps the namespace, and with it the veth, alive without a name.
         let node = &self.node(&pod.node)?.net.ns;
@@ -308,18 +308,12 @@ impl World {
                 if format!("{error:#}").contains("Cannot find device") { Ok(()) } else { Err(error) }
             })?;
         }
-        removed
+        removed.and(unlinked)
     }
 
     /// Lets a server live as long as the pod.
     pub fn keep(&mut self, pod: &str, server: Server) {
         self.servers.entry(pod.to_owned()).or_default().push(server);
-    }
-
-    /// The network between its pods.
-    #[must_use]
-    pub fn network(&self) -> Network {
-        self.network
     }
 
     /// What every name of this world begins with.

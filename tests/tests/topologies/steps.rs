@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
-use sluice_netns::{ALLOW_TIMEOUT, DENY_TIMEOUT, Outcome, tcp_connect};
+use sluice_netns::{ALLOW_TIMEOUT, DENY_TIMEOUT, Outcome, Probe, Protocol, probe_all};
 use sluice_tests::agent_world::endpoint;
 
 use crate::bulk;
@@ -35,15 +35,13 @@ pub(crate) fn every_agent_has_the_pods_of_its_node(setting: &Setting) -> Result<
 }
 
 pub(crate) fn everything_passes_without_policy(setting: &Setting) -> Result<()> {
-    setting.lab.expect(&setting.for_pairs(
-        "shop/friendA shop/webB tcp/80   opens
+    let pairs = "shop/friendA shop/webB tcp/80   opens
          shop/friendA shop/webB udp/5300 opens
          shop/friendA shop/webB ping     opens
          nodeA        shop/webB tcp/80   opens
          nodeA        shop/webB ping     opens
-         shop/webA    nodeB     ping     opens",
-    ));
-    node_ports(setting, "opens");
+         shop/webA    nodeB     ping     opens";
+    setting.lab.expect(&[setting.for_pairs(pairs), node_ports(setting, "opens")].concat());
     own_service(setting, [OPENS; 2])
 }
 
@@ -91,8 +89,8 @@ pub(crate) fn a_closed_namespace_is_open_to_its_own_nodes_alone(setting: &Settin
                 shop/friendA shop/webB ping     hangs
                 client       shop/webB tcp/80   hangs
                 shop/webA    client    tcp/80   hangs";
-    lab.expect(&[setting.for_each(own), setting.for_others(others), setting.for_pairs(pods)].concat());
-    node_ports(setting, "hangs");
+    let tables = [setting.for_each(own), setting.for_others(others), setting.for_pairs(pods)];
+    lab.expect(&(tables.concat() + &node_ports(setting, "hangs")));
     own_service(setting, [HANGS; 2])?;
     // Closed for ingress alone, the pod sends to its Service, and what comes back is judged as its node's address.
     lab.apply("shop/deny", "podSelector: {}, policyTypes: [Ingress]")?;
@@ -145,8 +143,7 @@ pub(crate) fn blocks_choose_machines_outside(setting: &Setting) -> Result<()> {
         "shop/out",
         &format!("podSelector: {{matchLabels: {{app: friend}}}}, policyTypes: [Egress], egress: [{{to: [{client}]}}]"),
     )?;
-    lab.expect(&setting.for_each(
-        "client       shop/webA tcp/80   opens
+    let each = "client       shop/webA tcp/80   opens
          client       shop/webA udp/5300 opens
          client       shop/webA ping     opens
          guest        shop/webA tcp/80   hangs
@@ -154,10 +151,9 @@ pub(crate) fn blocks_choose_machines_outside(setting: &Setting) -> Result<()> {
          shop/friendA client    tcp/80   opens
          shop/friendA client    ping     opens
          shop/friendA guest     tcp/80   hangs
-         shop/friendA guest     ping     hangs",
-    ));
-    // The client comes as the node.
-    node_ports(setting, "hangs");
+         shop/friendA guest     ping     hangs";
+    // By a NodePort the client comes as the node.
+    lab.expect(&(setting.for_each(each) + &node_ports(setting, "hangs")));
     lab.delete("shop/in")?;
     lab.delete("shop/out")
 }
@@ -194,23 +190,27 @@ pub(crate) fn blocks_choose_nodes_as_they_are_seen(setting: &Setting) -> Result<
     lab.delete("shop/in")
 }
 
-/// What comes of the first node's NodePorts, for a client outside. (`explain` doesn't know of masquerading.)
-#[track_caller]
-fn node_ports(setting: &Setting, outcome: &str) {
-    let table = setting.nodes().map(|number| {
+/// A table of what is to come of the first node's NodePorts, for a client outside.
+#[must_use]
+fn node_ports(setting: &Setting, outcome: &str) -> String {
+    let lines = setting.nodes().map(|number| {
         let port = node_port(number);
         format!("client node1 tcp/{port} {outcome}\nclient node1 udp/{port} {outcome}\n")
     });
-    setting.lab.expect_probes(&table.collect::<String>());
+    lines.collect()
 }
 
-/// What comes of a pod's call to its own Service, which its node masquerades.
+/// Checks what comes of a pod's call to its own Service, over IPv4 and IPv6. Its node masquerades it.
 fn own_service(setting: &Setting, expected: [Outcome; 2]) -> Result<()> {
-    let web = setting.lab.ns("shop/web1")?;
-    for (service, expected) in OWN_SERVICE.into_iter().zip(expected) {
-        let timeout = if expected == OPENS { ALLOW_TIMEOUT } else { DENY_TIMEOUT };
-        let outcome = tcp_connect(&web, SocketAddr::new(service, 80), timeout);
-        assert_eq!(outcome, expected, "shop/web1 -> {service}, its own Service");
-    }
+    let from = setting.lab.ns("shop/web1")?;
+    let probe = |(to, expected): (_, &Outcome)| Probe {
+        from: from.clone(),
+        protocol: Protocol::Tcp,
+        to,
+        port: 80,
+        timeout: if *expected == OPENS { ALLOW_TIMEOUT } else { DENY_TIMEOUT },
+    };
+    let probes: Vec<Probe> = OWN_SERVICE.into_iter().zip(&expected).map(probe).collect();
+    assert_eq!(probe_all(&probes), expected, "shop/web1 to its own Service");
     Ok(())
 }

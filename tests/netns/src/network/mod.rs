@@ -49,8 +49,7 @@ enum Way {
 
 impl Network {
     /// Whether the pods of a node share a bridge; they have a route each where they don't.
-    #[must_use]
-    pub const fn has_bridge(self) -> bool {
+    pub(crate) const fn has_bridge(self) -> bool {
         matches!(self, Self::Vxlan | Self::VxlanDirectRouting | Self::HostGw)
     }
 
