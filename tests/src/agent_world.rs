@@ -261,6 +261,11 @@ impl Lab {
         Ok(self.end(name)?.ns)
     }
 
+    /// The addresses of a pod, a node or a machine outside.
+    pub fn addresses(&self, name: &str) -> Result<Vec<IpAddr>> {
+        Ok(self.end(name)?.addresses)
+    }
+
     /// Runs the agent's program with `arguments`.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
         Command::new(&self.binary).args(arguments).output().context("cannot run the agent's program")

@@ -1,8 +1,8 @@
 //! Nodes and pods out of network namespaces, and probes between them.
 //!
-//! A [`World`] is a small cluster on one machine: each node is a network namespace with a bridge `cni0` and the
-//! VXLAN devices of flannel, each pod a namespace of its own whose `eth0` is a veth to that bridge. Nothing is
-//! faked between two pods: packets take the way that they take on a flannel node.
+//! A [`World`] is a small cluster on one machine: each node is a network namespace, each pod a namespace of its own whose
+//! `eth0` is a veth to its node. Between them is one of the networks that flannel and Calico give their users
+//! ([`Network`]). Nothing is faked between two pods: packets take the way that they take on a node of that network.
 //!
 //! Everything needs root. Nothing is skipped where it is missing: building a world fails and says why.
 
@@ -10,15 +10,16 @@ mod agent;
 mod conn;
 mod explain;
 mod ip;
+mod leftovers;
 mod manifests;
 mod matrix;
 mod netns;
+mod network;
 mod probe;
 mod process;
 mod server;
 mod spec;
 mod sys;
-mod topology;
 mod world;
 
 pub use agent::{Agent, AgentOptions};
@@ -27,6 +28,7 @@ pub use explain::{Explanation, Flow, Side, explain, explain_batch};
 pub use manifests::Manifests;
 pub use matrix::{Probe, Protocol, probe_all};
 pub use netns::Netns;
+pub use network::Network;
 pub use probe::{
     ALLOW_TIMEOUT, CommandProbe, DENY_TIMEOUT, Outcome, http_get, ping, ping_command, sctp_connect,
     sctp_supported, tcp_connect, udp_exchange,

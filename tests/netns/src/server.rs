@@ -46,7 +46,11 @@ impl Server {
         Ok(Self::run(socket, move |stop| {
             let mut buffer = [0; 2048];
             while !stop.load(Ordering::Relaxed) {
-                if let Ok((length, sender)) = echo.recv_from(&mut buffer) {
+                // By `recv_from` alone the standard library panics at the end: what shutdown wakes it with has no sender.
+                if echo.peek(&mut buffer).is_ok()
+                    && !stop.load(Ordering::Relaxed)
+                    && let Ok((length, sender)) = echo.recv_from(&mut buffer)
+                {
                     // A client that is gone, or that may not be answered, is the client's business.
                     let _ = echo.send_to(buffer.get(..length).unwrap_or_default(), sender);
                 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::Result;
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::network::Network;
 use crate::world::World;
 
 /// A port that a container declares.
@@ -135,6 +136,8 @@ pub struct WorldBuilder {
     pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub(crate) pods: Vec<PodSpec>,
     pub(crate) outside: Vec<OutsideSpec>,
+    pub(crate) network: Network,
+    pub(crate) cni_plugins: bool,
 }
 
 impl WorldBuilder {
@@ -145,7 +148,24 @@ impl WorldBuilder {
             namespaces: BTreeMap::new(),
             pods: Vec::new(),
             outside: Vec::new(),
+            network: Network::default(),
+            cni_plugins: false,
         }
+    }
+
+    /// Another network than flannel's VXLAN.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// Has the pods' interfaces made by the CNI plugins of the machine instead of by hand: `bridge` where the network has
+    /// bridges, `ptp` where pods are routed, with the addresses of `host-local`.
+    #[must_use]
+    pub fn cni_plugins(mut self) -> Self {
+        self.cni_plugins = true;
+        self
     }
 
     /// Adds a node.

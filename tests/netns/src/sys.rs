@@ -1,5 +1,8 @@
 //! The system calls that the standard library has no safe form of.
-#![expect(unsafe_code, reason = "setns, kill and signal handlers are only reachable through libc")]
+#![expect(
+    unsafe_code,
+    reason = "setns, kill, signal handlers and TUN devices are only reachable through libc"
+)]
 
 use std::fs::File;
 use std::io;
@@ -25,6 +28,27 @@ pub(crate) fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: kill takes no pointers.
     let result = unsafe { libc::kill(pid, signal) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes a TUN device in the calling thread's network namespace. It goes when the file is closed.
+pub(crate) fn open_tun(name: &str) -> io::Result<File> {
+    let tun = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
+    };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    // Packets as they are, without a header of the device's own.
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is, and the descriptor is open as long as `tun` lives.
+    let result = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if result == 0 { Ok(tun) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether the process runs as root.

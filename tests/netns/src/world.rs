@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::{fs, io, process};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::leftovers;
 use crate::netns::{self, Netns};
+use crate::network::cni::{Container, Plugins};
+use crate::network::ipip::Tunnel;
+use crate::network::{self, Link, Network, NodeNet};
 use crate::server::Server;
 use crate::spec::{ContainerPort, NodeSpec, OutsideSpec, PodSpec, WorldBuilder};
 use crate::sys;
-use crate::topology::{self, NodeNet};
 
-const BPFFS: &str = "/sys/fs/bpf";
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
-/// A node: a namespace with a bridge for its pods.
+/// A node: a namespace that forwards for its pods.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub(crate) name: String,
@@ -46,10 +48,22 @@ impl Node {
         [self.net.underlay4().into(), self.net.underlay6().into()]
     }
 
-    /// Its addresses on the pods' bridge.
+    /// Its addresses on the pods' bridge; where the network has none, those on the network between the nodes.
     #[must_use]
     pub fn gateways(&self) -> [IpAddr; 2] {
+        if self.net.network.has_bridge() { self.pod_gateways() } else { self.addresses() }
+    }
+
+    /// The first addresses of its pod networks: its own on a bridge, and on each host end that the `ptp` plugin makes.
+    #[must_use]
+    pub fn pod_gateways(&self) -> [IpAddr; 2] {
         [self.net.gateway4().into(), self.net.gateway6().into()]
+    }
+
+    /// Its addresses on its tunnel: VXLAN has one for each family, IPIP one for IPv4.
+    #[must_use]
+    pub fn tunnel_addresses(&self) -> [IpAddr; 2] {
+        [self.net.tunnel4().into(), self.net.tunnel6().into()]
     }
 
     /// The pod networks.
@@ -65,7 +79,7 @@ impl Node {
     }
 }
 
-/// A pod: a namespace whose `eth0` hangs on its node's bridge.
+/// A pod: a namespace whose `eth0` is a veth to its node.
 #[derive(Clone, Debug)]
 pub struct Pod {
     /// Its Kubernetes namespace.
@@ -116,8 +130,13 @@ pub struct Outside {
 #[derive(Debug)]
 pub struct World {
     id: String,
+    network: Network,
     wire: Netns,
     nodes: Vec<Node>,
+    /// Where no kernel has the nodes' tunnels.
+    tunnels: BTreeMap<u8, Tunnel>,
+    /// Where they make the pods' interfaces.
+    plugins: Option<Plugins>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pods: BTreeMap<String, Pod>,
     outside: Vec<Outside>,
@@ -149,7 +168,10 @@ impl World {
         let mut world = Self {
             wire: Netns::named(&format!("{id}-wire")),
             id,
+            network: spec.network,
             nodes: Vec::new(),
+            tunnels: BTreeMap::new(),
+            plugins: if spec.cni_plugins { Some(Plugins::find()?) } else { None },
             namespaces: spec.namespaces,
             pods: BTreeMap::new(),
             outside: Vec::new(),
@@ -157,7 +179,7 @@ impl World {
             pods_made: 0,
         };
         netns::create(std::slice::from_ref(&world.wire))?;
-        topology::build_wire(&world.wire)?;
+        network::wire::build_wire(&world.wire, world.network)?;
         for node in spec.nodes {
             world.add_node(node)?;
         }
@@ -177,18 +199,25 @@ impl World {
         let default6 = Ipv6Net::new(Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0), 64)?;
         let net = NodeNet {
             ns: Netns::named(&format!("{}-{}", self.id, spec.name)),
+            network: self.network,
             number,
             cidr4: spec.cidr4.unwrap_or(default4),
             cidr6: spec.cidr6.unwrap_or(default6),
         };
-        let bpffs = Path::new(BPFFS).join(net.ns.name());
+        let bpffs = Path::new(leftovers::BPFFS).join(net.ns.name());
         netns::create(std::slice::from_ref(&net.ns))?;
         // Known before it is built: a failure half-way must find it to remove it.
         self.nodes.push(Node { name: spec.name, net: net.clone(), bpffs, next_host: 2 });
-        topology::build_node(&net, &self.wire)?;
+        if let Some(tunnel) = network::build_node(&net, &self.wire, self.plugins.is_some())? {
+            self.tunnels.insert(number, tunnel);
+        }
         for other in self.nodes.iter().filter(|other| other.net.number != number) {
-            topology::join(&net, &other.net)?;
-            topology::join(&other.net, &net)?;
+            network::join(&net, &other.net)?;
+            network::join(&other.net, &net)?;
+        }
+        for (own, tunnel) in &self.tunnels {
+            let others = self.nodes.iter().map(|node| &node.net).filter(|net| net.number != *own);
+            tunnel.set_peers(others.map(|net| (net.cidr4, net.underlay4())).collect());
         }
         Ok(())
     }
@@ -200,27 +229,31 @@ impl World {
         netns::create(std::slice::from_ref(&ns))?;
         self.outside.push(Outside { name, ns: ns.clone(), ipv4, ipv6 });
         let nodes: Vec<NodeNet> = self.nodes.iter().map(|node| node.net.clone()).collect();
-        topology::build_outside(&ns, &port, (ipv4, ipv6), &self.wire, &nodes)
+        network::wire::build_outside(&ns, &port, (ipv4, ipv6), &self.wire, &nodes)
     }
 
     /// Adds a pod and starts its servers.
     pub fn add_pod(&mut self, spec: PodSpec) -> Result<&Pod> {
         let key = format!("{}/{}", spec.namespace, spec.name);
         ensure!(!self.pods.contains_key(&key), "there is a pod {key} already");
-        let node = self.nodes.iter_mut().find(|node| node.name == spec.node);
+        let node = self.nodes.iter().find(|node| node.name == spec.node);
         let Some(node) = node else { bail!("pod {key} is on {}, which is no node", spec.node) };
         let net = node.net.clone();
-        let host = node.next_host;
-        if spec.ipv4.is_none() || spec.ipv6.is_none() {
-            node.next_host += 1;
-        }
         self.pods_made += 1;
+        let ns = Netns::named(&format!("{}-{}.{}", self.id, spec.namespace, spec.name));
+        let uid = format!("00000000-0000-4000-8000-{:012x}", self.pods_made);
+        let made = netns::create(std::slice::from_ref(&ns)).and_then(|()| self.link(&spec, &net, &ns, &uid));
+        let link = made.or_else(|error| {
+            // Not known yet as a pod, it would stay.
+            netns::remove(std::slice::from_ref(&ns))?;
+            Err(error.context(format!("building pod {key}")))
+        })?;
         let pod = Pod {
-            ns: Netns::named(&format!("{}-{}.{}", self.id, spec.namespace, spec.name)),
-            uid: format!("00000000-0000-4000-8000-{:012x}", self.pods_made),
-            host_interface: format!("veth{:08x}", self.pods_made),
-            ipv4: spec.ipv4.unwrap_or_else(|| topology::host4(net.cidr4, host)),
-            ipv6: spec.ipv6.unwrap_or_else(|| topology::host6(net.cidr6, host)),
+            ns: ns.clone(),
+            uid,
+            host_interface: link.host_interface,
+            ipv4: link.ipv4,
+            ipv6: link.ipv6,
             namespace: spec.namespace,
             name: spec.name,
             node: spec.node,
@@ -228,11 +261,7 @@ impl World {
             ports: spec.ports,
         };
         self.namespaces.entry(pod.namespace.clone()).or_default();
-        netns::create(std::slice::from_ref(&pod.ns))?;
-        let (ns, interface, addresses) = (pod.ns.clone(), pod.host_interface.clone(), (pod.ipv4, pod.ipv6));
         self.pods.insert(key.clone(), pod);
-        topology::build_pod(&ns, &interface, addresses, &net)
-            .with_context(|| format!("building pod {key}"))?;
         for port in spec.tcp {
             self.keep(&key, Server::tcp(&ns, port, &key)?);
         }
@@ -242,10 +271,33 @@ impl World {
         self.pod(&key)
     }
 
+    /// Makes the interface of a pod whose namespace is there.
+    fn link(&mut self, spec: &PodSpec, net: &NodeNet, ns: &Netns, uid: &str) -> Result<Link> {
+        network::prepare(ns)?;
+        if let Some(plugins) = &self.plugins {
+            return plugins.add(net, Container { id: uid, ns }, (spec.ipv4, spec.ipv6));
+        }
+        let node = self.nodes.iter_mut().find(|node| node.name == spec.node).context("the node is gone")?;
+        let host = node.next_host;
+        if spec.ipv4.is_none() || spec.ipv6.is_none() {
+            node.next_host += 1;
+        }
+        let ipv4 = spec.ipv4.unwrap_or_else(|| network::host4(net.cidr4, host));
+        let ipv6 = spec.ipv6.unwrap_or_else(|| network::host6(net.cidr6, host));
+        network::build_pod(ns, self.pods_made, (ipv4, ipv6), net)
+    }
+
+    /// Has the plugins remove what they made for a pod.
+    fn unlink(&self, pod: &Pod) -> Result<()> {
+        let Some(plugins) = &self.plugins else { return Ok(()) };
+        plugins.del(&self.node(&pod.node)?.net, Container { id: &pod.uid, ns: &pod.ns })
+    }
+
     /// Removes a pod, its namespace and with it its interfaces.
     pub fn remove_pod(&mut self, key: &str) -> Result<()> {
         self.servers.remove(key);
         let Some(pod) = self.pods.remove(key) else { bail!("there is no pod {key}") };
+        let unlinked = self.unlink(&pod);
         let removed = netns::remove(std::slice::from_ref(&pod.ns));
         // A socket that is still open keeps the namespace, and with it the veth, alive without a name.
         let node = &self.node(&pod.node)?.net.ns;
@@ -256,7 +308,7 @@ impl World {
                 if format!("{error:#}").contains("Cannot find device") { Ok(()) } else { Err(error) }
             })?;
         }
-        removed
+        removed.and(unlinked)
     }
 
     /// Lets a server live as long as the pod.
@@ -311,37 +363,22 @@ impl World {
     /// Removes what worlds of dead processes have left: processes, namespaces and pins under names that begin with `prefix`
     /// and carry the id of a process that is no more.
     pub fn sweep(prefix: &str) -> Result<()> {
-        let mut dead = Vec::new();
-        for ns in netns::list()? {
-            if is_leftover(ns.name(), prefix) {
-                for pid in netns::processes(&ns)? {
-                    // It may have ended since; what matters is that the namespace can go.
-                    let _ = sys::send_signal(pid, libc::SIGKILL);
-                }
-                dead.push(ns);
-            }
-        }
-        netns::remove(&dead).context("removing the namespaces of a dead process")?;
-        let Ok(pins) = fs::read_dir(BPFFS) else { return Ok(()) };
-        for entry in pins.flatten() {
-            if entry.file_name().to_str().is_some_and(|name| is_leftover(name, prefix)) {
-                remove_pins(&entry.path())?;
-            }
-        }
-        Ok(())
+        leftovers::sweep(prefix)
     }
 
     fn remove(&mut self) -> Result<()> {
         self.servers.clear();
+        let unlinked = self.pods.values().try_for_each(|pod| self.unlink(pod));
+        self.tunnels.clear();
         let mut all: Vec<Netns> = self.pods.values().map(|pod| pod.ns.clone()).collect();
         all.extend(self.nodes.iter().map(|node| node.net.ns.clone()));
         all.extend(self.outside.iter().map(|machine| machine.ns.clone()));
         all.push(self.wire.clone());
         let removed = netns::remove(&all);
         for node in &self.nodes {
-            remove_pins(&node.bpffs)?;
+            leftovers::remove_pins(&node.bpffs)?;
         }
-        removed
+        removed.and(unlinked)
     }
 }
 
@@ -350,41 +387,5 @@ impl Drop for World {
         if let Err(error) = self.remove() {
             eprintln!("world {} is not removed completely: {error:#}", self.id);
         }
-    }
-}
-
-fn remove_pins(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", directory.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether `name` is `PREFIX-PID-...` of a process that is no more.
-fn is_leftover(name: &str, prefix: &str) -> bool {
-    let pid = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| {
-        let (pid, _) = rest.split_once('-')?;
-        pid.parse::<u32>().ok()
-    });
-    pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_leftover;
-
-    #[test]
-    fn only_names_of_dead_processes_are_leftovers() {
-        let own = std::process::id();
-        // Above the kernel's largest possible pid_max.
-        let dead = 1 << 30;
-        assert!(is_leftover(&format!("sl-{dead}-0-node1"), "sl"));
-        assert!(!is_leftover(&format!("sl-{own}-0-node1"), "sl"));
-        assert!(!is_leftover(&format!("slx-{dead}-0-node1"), "sl"));
-        assert!(!is_leftover(&format!("sl-{dead}"), "sl"));
-        assert!(!is_leftover("sl-web-0-node1", "sl"));
-        assert!(!is_leftover("cni-1234", "sl"));
     }
 }

@@ -1,6 +1,6 @@
 //! The programs that building, testing and linting call, and how to see whether they are there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::setup::Scope;
 use crate::step;
@@ -69,6 +69,21 @@ pub(crate) const TOOLS: &[Tool] = &[
         packages: &[&["iputils-ping"]],
         scope: RUN,
     },
+    Tool {
+        program: "nft",
+        version_args: &["--version"],
+        purpose: "translates addresses in the tests as kube-proxy does",
+        packages: &[&["nftables"]],
+        scope: RUN,
+    },
+    Tool {
+        // One of the package's plugins that has no namesake elsewhere. Without arguments it says its version.
+        program: "host-local",
+        version_args: &[],
+        purpose: "with the other CNI plugins, makes pods of the tests as a cluster does",
+        packages: &[&["containernetworking-plugins"]],
+        scope: RUN,
+    },
     Tool { program: "curl", version_args: &["-V"], purpose: "a probe", packages: &[&["curl"]], scope: RUN },
     Tool {
         program: "bpftool",
@@ -79,6 +94,9 @@ pub(crate) const TOOLS: &[Tool] = &[
         scope: RUN,
     },
 ];
+
+/// Where CNI plugins are: not in the search path.
+const PLUGIN_FOLDERS: &[&str] = &["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 
 /// Debian's compilers with their library source, best first.
 pub(crate) const RUSTC_PACKAGES: &[PackageSet] = &[&["rustc-web", "rust-web-src"], &["rustc", "rust-src"]];
@@ -96,7 +114,9 @@ impl Tool {
 
     /// Where it is, if it also runs: Ubuntu's bpftool is a script that fails where the kernel has no tools package.
     pub(crate) fn find(&self, workspace: &Workspace) -> Option<PathBuf> {
-        let path = which(self.program)?;
+        let plugin =
+            || PLUGIN_FOLDERS.iter().map(|dir| Path::new(dir).join(self.program)).find(|path| path.is_file());
+        let path = which(self.program).or_else(plugin)?;
         step::output(workspace.command(&path).args(self.version_args))?;
         Some(path)
     }
