@@ -167,7 +167,8 @@ impl State {
         Ok(Flow { from, to, protocol: expectation.protocol, port: expectation.port, origin })
     }
 
-    fn addresses(&self, place: &Place) -> Result<Vec<IpAddr>, OutOfScope> {
+    /// The addresses that somebody at `place` has.
+    pub fn addresses(&self, place: &Place) -> Result<Vec<IpAddr>, OutOfScope> {
         match place {
             Place::Pod { ns, name } => Ok(self.pod(ns, name).map(|pod| pod.ips.clone()).unwrap_or_default()),
             Place::Node(name) => {
