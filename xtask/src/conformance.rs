@@ -95,7 +95,16 @@ mod tests {
         let here = |name: &str| here.join(name).to_str().unwrap().to_owned();
         assert_eq!(
             options.arguments().unwrap(),
-            ["--cases", &here("a.yaml"), "--cases", "/b.yaml", "--json", &here("out.json"), "--case", "e2e-1"]
+            [
+                "--cases",
+                &here("a.yaml"),
+                "--cases",
+                "/b.yaml",
+                "--json",
+                &here("out.json"),
+                "--case",
+                "e2e-1"
+            ]
         );
     }
 }

@@ -51,6 +51,10 @@ impl Server {
         Ok(Self::run(socket, move |stop| {
             let mut buffer = [0; 2048];
             while !stop.load(Ordering::Relaxed) {
+                // What comes of a shutdown has no sender, and must not be asked for one: look first.
+                if echo.peek(&mut buffer).is_err() || stop.load(Ordering::Relaxed) {
+                    continue;
+                }
                 if let Ok((length, sender)) = echo.recv_from(&mut buffer) {
                     // A client that is gone, or that may not be answered, is the client's business.
                     let _ = echo.send_to(buffer.get(..length).unwrap_or_default(), sender);

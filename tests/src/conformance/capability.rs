@@ -9,7 +9,7 @@ use sluice_oracle::cases::{Action, Expectation, Place, Want};
 
 /// Something that a case or a probe needs beyond NetworkPolicy between addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Capability {
+pub(super) enum Capability {
     /// `cnp`.
     ClusterNetworkPolicy,
     /// `svc:`.
@@ -31,7 +31,7 @@ pub enum Capability {
 impl Capability {
     /// Why there is none of it, or nothing where there is.
     #[must_use]
-    pub const fn missing(self) -> Option<&'static str> {
+    pub(super) const fn missing(self) -> Option<&'static str> {
         match self {
             Self::ClusterNetworkPolicy => Some("ClusterNetworkPolicy is not enforced yet"),
             Self::ServiceAddress => Some("Service addresses are not enforced yet (svc:)"),
@@ -54,7 +54,7 @@ impl Capability {
 
     /// What an action needs; without it nothing after the action means anything.
     #[must_use]
-    pub fn of_action(action: &Action) -> Option<Self> {
+    pub(super) fn of_action(action: &Action) -> Option<Self> {
         match action {
             Action::ClusterPolicy { .. } | Action::DeleteClusterPolicy { .. } => {
                 Some(Self::ClusterNetworkPolicy)
@@ -66,7 +66,7 @@ impl Capability {
 
     /// What an expectation needs of those that exist not, first of all.
     #[must_use]
-    pub fn of_expectation(expectation: &Expectation) -> Option<Self> {
+    pub(super) fn of_expectation(expectation: &Expectation) -> Option<Self> {
         let kind = expectation.kind.as_deref().map(|kind| match kind.starts_with("kind: packet") {
             true => Self::CraftedPackets,
             false => Self::FlowOverTime,

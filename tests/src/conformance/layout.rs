@@ -14,17 +14,17 @@ const SPARE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 
 /// What is to be built for a world.
 #[derive(Debug)]
-pub struct Layout {
+pub(super) struct Layout {
     /// The pod networks of each node.
-    pub nodes: BTreeMap<String, (Ipv4Net, Ipv6Net)>,
+    pub(super) nodes: BTreeMap<String, (Ipv4Net, Ipv6Net)>,
     /// Addresses outside of the cluster that cases name.
-    pub outside: BTreeSet<IpAddr>,
+    pub(super) outside: BTreeSet<IpAddr>,
     /// Addresses that pods bear in any step of any case.
-    pub pods: BTreeSet<IpAddr>,
+    pub(super) pods: BTreeSet<IpAddr>,
 }
 
 impl Layout {
-    pub fn of(world: &World, cases: &[&Case]) -> Result<Self> {
+    pub(super) fn of(world: &World, cases: &[&Case]) -> Result<Self> {
         let steps = || cases.iter().flat_map(|case| &case.steps);
         let mut homes: BTreeMap<String, String> = BTreeMap::new();
         let mut by_node: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
@@ -70,7 +70,7 @@ impl Layout {
 
     /// The builder of the world, its nodes and machines outside; the pods come with the cases.
     #[must_use]
-    pub fn builder(&self, mut builder: WorldBuilder) -> WorldBuilder {
+    pub(super) fn builder(&self, mut builder: WorldBuilder) -> WorldBuilder {
         for (name, (cidr4, cidr6)) in &self.nodes {
             builder = builder.node(NodeSpec::new(name).cidr4(*cidr4).cidr6(*cidr6));
         }

@@ -3,14 +3,13 @@
 //! Real packets on the real wire: a client sends an INIT, the responder answers with INIT ACK or, where nothing listens,
 //! ABORT, as a kernel with SCTP does. Only the rest of the association is left out.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use crc::{CRC_32_ISCSI, Crc};
@@ -106,7 +105,7 @@ fn payload(address: IpAddr, bytes: &[u8]) -> Option<&[u8]> {
 }
 
 /// Sends an INIT from `source` and waits for what answers it.
-pub fn connect(ns: &Netns, source: IpAddr, to: SocketAddr, timeout: Duration) -> Outcome {
+pub(super) fn connect(ns: &Netns, source: IpAddr, to: SocketAddr, timeout: Duration) -> Outcome {
     Outcome::of(ns.run(|| handshake(source, to, timeout)))
 }
 
@@ -145,7 +144,7 @@ fn handshake(source: IpAddr, to: SocketAddr, timeout: Duration) -> io::Result<()
 
 /// Answers INITs to one address. Dropping it ends it.
 #[derive(Debug)]
-pub struct Responder {
+pub(super) struct Responder {
     ports: Arc<Mutex<BTreeSet<u16>>>,
     stop: Arc<AtomicBool>,
     socket: UdpSocket,
@@ -153,7 +152,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    pub fn start(ns: &Netns, address: IpAddr) -> Result<Self> {
+    pub(super) fn start(ns: &Netns, address: IpAddr) -> Result<Self> {
         let socket = ns
             .run(|| raw_socket(address, PATIENCE))?
             .with_context(|| format!("raw SCTP socket on {address} in {}", ns.name()))?;
@@ -162,6 +161,10 @@ impl Responder {
         let (worker, listening, end) = (socket.try_clone()?, Arc::clone(&ports), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
+                // What comes of a shutdown has no sender, and must not be asked for one: look first.
+                if worker.peek(&mut [0]).is_err() || end.load(Ordering::Relaxed) {
+                    continue;
+                }
                 // A client that is gone, or that may not be answered, is the client's business.
                 let _ = answer(&worker, address, &listening);
             }
@@ -170,7 +173,7 @@ impl Responder {
     }
 
     /// Answers with INIT ACK at this port from now on.
-    pub fn listen(&self, port: u16) {
+    pub(super) fn listen(&self, port: u16) {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
     }
 }
@@ -198,8 +201,8 @@ fn answer(socket: &UdpSocket, address: IpAddr, listening: &Mutex<BTreeSet<u16>>)
 impl Drop for Responder {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes the thread at once; where it doesn't, its patience ends soon.
-        let _ = SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both);
+        // Wakes the thread, though it fails for a socket that isn't connected.
+        let _ = SockRef::from(&self.socket).shutdown(Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -11,7 +11,7 @@ use sluice_oracle::{Cluster, Phase};
 use super::layout::Layout;
 
 /// Fills in `cluster` in place. `node_addresses` are those that the network gave each node, in the order of `layout`.
-pub fn settle(
+pub(super) fn settle(
     cluster: &mut Cluster,
     layout: &Layout,
     node_addresses: impl Fn(&str) -> Vec<IpAddr>,
@@ -36,7 +36,6 @@ pub fn settle(
                 pod.ips.extend(ips.iter().find(|ip| Family::of(**ip) == family));
             }
         } else if pod.ips.is_empty() {
-            let (cidr4, cidr6) = layout.nodes.get(node).with_context(|| format!("{name}: node {node}"))?;
             let networks = layout.nodes.get(node).with_context(|| format!("{name}: node {node}"))?;
             let free = [Family::Ipv4, Family::Ipv6].map(|family| spare(*networks, family, &taken));
             for ip in free {
@@ -50,7 +49,11 @@ pub fn settle(
 }
 
 /// The first free address of a node's pod networks, past those that people like to write down.
-pub fn spare((cidr4, cidr6): (Ipv4Net, Ipv6Net), family: Family, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+pub(super) fn spare(
+    (cidr4, cidr6): (Ipv4Net, Ipv6Net),
+    family: Family,
+    taken: &BTreeSet<IpAddr>,
+) -> Option<IpAddr> {
     const FIRST: usize = 100;
     match family {
         Family::Ipv4 => cidr4.hosts().map(IpAddr::from).skip(FIRST).find(|ip| !taken.contains(ip)),

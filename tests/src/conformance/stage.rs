@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -24,7 +23,7 @@ const PREFIX: &str = "slconf";
 /// The stage of all cases of one world. What isn't in a case's cluster may stay built, without manifests: to the agents it
 /// doesn't exist.
 #[derive(Debug)]
-pub struct Stage {
+pub(super) struct Stage {
     // Dropped in this order: listeners before the namespaces that they listen in.
     servers: Servers,
     lab: Lab,
@@ -38,7 +37,7 @@ pub struct Stage {
 
 impl Stage {
     /// Builds the network of a world for all of `cases`, and starts an agent on each node.
-    pub fn build(world: &sluice_oracle::cases::World, cases: &[&Case]) -> Result<Self> {
+    pub(super) fn build(world: &sluice_oracle::cases::World, cases: &[&Case]) -> Result<Self> {
         let layout = Layout::of(world, cases)?;
         let binary = agent_binary()?;
         let built = layout.builder(World::builder(PREFIX)).build()?;
@@ -57,7 +56,7 @@ impl Stage {
     }
 
     /// Fills in what a cluster does by itself: see [`settle`].
-    pub fn settle(&self, cluster: &mut Cluster) -> Result<()> {
+    pub(super) fn settle(&self, cluster: &mut Cluster) -> Result<()> {
         settle(cluster, &self.layout, |name| {
             let Ok(node) = self.lab.world.node(name) else { return Vec::new() };
             let (cidr4, cidr6) = node.cidrs();
@@ -68,7 +67,7 @@ impl Stage {
 
     /// Makes the world and the manifests those of `cluster`; `before` is the cluster that they were of, where it matters
     /// which pods go.
-    pub fn show(&mut self, cluster: &Cluster, before: Option<&Cluster>) -> Result<()> {
+    pub(super) fn show(&mut self, cluster: &Cluster, before: Option<&Cluster>) -> Result<()> {
         let pods: BTreeMap<String, &Pod> = cluster.pods.iter().map(|pod| (pod.full_name(), pod)).collect();
         for gone in before.into_iter().flat_map(|before| &before.pods) {
             if !pods.contains_key(&gone.full_name()) {
@@ -167,7 +166,7 @@ impl Stage {
     }
 
     /// Waits until every agent enforces what the folder says, all of it and on every pod.
-    pub fn sync(&self) -> Result<()> {
+    pub(super) fn sync(&self) -> Result<()> {
         let outcomes = many_at_once(&self.lab.agents, |agent| {
             agent.sync()?;
             enforced(&agent.status()?)
@@ -176,7 +175,7 @@ impl Stage {
     }
 
     /// Ends the agents in order and starts them again on what they left in the kernel.
-    pub fn restart_agents(&mut self) -> Result<()> {
+    pub(super) fn restart_agents(&mut self) -> Result<()> {
         for agent in &mut self.lab.agents {
             agent.stop()?;
         }
@@ -184,23 +183,23 @@ impl Stage {
     }
 
     /// What the agent's `explain` says of the flows.
-    pub fn explain(&self, flows: &[Flow]) -> Result<Vec<Explanation>> {
+    pub(super) fn explain(&self, flows: &[Flow]) -> Result<Vec<Explanation>> {
         explain_batch(&self.lab.binary, self.lab.manifests.path(), flows)
     }
 
     /// Makes the probes.
-    pub fn probe(&mut self, probes: &[WireProbe]) -> Result<Vec<Outcome>> {
+    pub(super) fn probe(&mut self, probes: &[WireProbe]) -> Result<Vec<Outcome>> {
         self.servers.probe(probes)
     }
 
     #[must_use]
-    pub const fn proof(&self, protocol: sluice_oracle::Protocol) -> Proof {
+    pub(super) const fn proof(&self, protocol: sluice_oracle::Protocol) -> Proof {
         self.servers.proof(protocol)
     }
 
     /// The network namespace of an end, if anybody is there.
     #[must_use]
-    pub fn namespace(&self, place: &Place, address: IpAddr, cluster: &Cluster) -> Option<Netns> {
+    pub(super) fn namespace(&self, place: &Place, address: IpAddr, cluster: &Cluster) -> Option<Netns> {
         let world = &self.lab.world;
         let node = |name: &str| world.node(name).ok().map(|node| node.ns().clone());
         match place {

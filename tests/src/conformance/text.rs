@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::{ASCII_MARKDOWN, NOTHING};
 use sluice_oracle::cases::Whence;
 
 use super::cell::{Cell, Verdict};
@@ -24,7 +24,7 @@ pub fn render(report: &Report) -> String {
 
 fn table(report: &Report) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(ASCII_MARKDOWN);
     table.set_header([
         "case",
         "over",
@@ -122,7 +122,7 @@ fn grid(cells: &[&Cell]) -> String {
         ("sockets", |cell| Some(cell.sockets)),
     ];
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
+    table.load_style(NOTHING);
     let mut header = vec!["   ".to_owned(), format!("from / to {}", names.join(" "))];
     header.extend(columns.iter().map(|(title, _)| (*title).to_owned()));
     table.set_header(header);

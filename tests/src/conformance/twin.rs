@@ -9,17 +9,17 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::{IpNet, Ipv6Net};
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicySpec};
 use sluice_oracle::Cluster;
-use sluice_oracle::cases::{Action, Case, Family};
+use sluice_oracle::cases::{Action, Case};
 
 /// Which families the blocks of a case's policies are of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Blocks {
-    pub ipv4: bool,
-    pub ipv6: bool,
+pub(super) struct Blocks {
+    pub(super) ipv4: bool,
+    pub(super) ipv6: bool,
 }
 
 impl Blocks {
-    pub fn of(case: &Case) -> Self {
+    pub(super) fn of(case: &Case) -> Self {
         let mut found = Self::default();
         for action in case.steps.iter().flat_map(|step| &step.actions) {
             let Action::Policy { spec, .. } = action else { continue };
@@ -37,7 +37,7 @@ impl Blocks {
 }
 
 /// The cluster with the twin in the place of each IPv4 block.
-pub fn translate(cluster: &Cluster) -> Result<Cluster> {
+pub(super) fn translate(cluster: &Cluster) -> Result<Cluster> {
     let ends = ends(cluster);
     let mut twin = cluster.clone();
     for policy in &mut twin.policies {
@@ -55,18 +55,18 @@ fn blocks(spec: &mut NetworkPolicySpec) -> impl Iterator<Item = &mut IPBlock> {
     from.chain(to).flatten().filter_map(|peer| peer.ip_block.as_mut())
 }
 
-/// Both addresses of everybody who has both.
+/// The addresses of everybody who has both families, in pairs: a node's are in the same order in both.
 fn ends(cluster: &Cluster) -> Vec<(IpAddr, Ipv6Net)> {
     let pods = cluster.pods.iter().map(|pod| &pod.ips);
     let nodes = cluster.nodes.values().map(|node| &node.ips);
     let mut ends = Vec::new();
     for ips in pods.chain(nodes) {
-        let six = ips.iter().find_map(|ip| match ip {
-            IpAddr::V6(ip) => Some(*ip),
+        let four = ips.iter().filter(|ip| ip.is_ipv4());
+        let six = ips.iter().filter_map(|ip| match ip {
+            IpAddr::V6(ip) => Some(Ipv6Net::from(*ip)),
             IpAddr::V4(_) => None,
         });
-        let four = ips.iter().filter(|ip| Family::of(**ip) == Family::Ipv4);
-        ends.extend(four.filter_map(|ip| Some((*ip, six?.into()))));
+        ends.extend(four.copied().zip(six));
     }
     ends
 }

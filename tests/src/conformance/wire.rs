@@ -43,19 +43,19 @@ impl Proof {
 
 /// One probe between two ends that exist.
 #[derive(Clone, Debug)]
-pub struct WireProbe {
-    pub from: Netns,
-    pub source: IpAddr,
-    pub target: Netns,
-    pub to: IpAddr,
-    pub protocol: Protocol,
-    pub port: u16,
-    pub timeout: Duration,
+pub(super) struct WireProbe {
+    pub(super) from: Netns,
+    pub(super) source: IpAddr,
+    pub(super) target: Netns,
+    pub(super) to: IpAddr,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+    pub(super) timeout: Duration,
 }
 
 /// Everything that answers probes. It is started when the first probe asks for it.
 #[derive(Debug)]
-pub struct Servers {
+pub(super) struct Servers {
     sctp_sockets: bool,
     tcp: BTreeMap<(String, u16), Server>,
     udp: BTreeMap<(String, IpAddr, u16), Server>,
@@ -65,7 +65,7 @@ pub struct Servers {
 
 impl Servers {
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             sctp_sockets: sctp_supported(),
             tcp: BTreeMap::new(),
@@ -76,7 +76,7 @@ impl Servers {
     }
 
     /// Makes all the probes, many at a time, after everybody whom they ask listens.
-    pub fn probe(&mut self, probes: &[WireProbe]) -> Result<Vec<Outcome>> {
+    pub(super) fn probe(&mut self, probes: &[WireProbe]) -> Result<Vec<Outcome>> {
         for probe in probes {
             self.listen(probe).with_context(|| format!("who answers on {}", probe.to))?;
         }
@@ -97,7 +97,7 @@ impl Servers {
 
     /// How a probe of this protocol is made on this kernel.
     #[must_use]
-    pub const fn proof(&self, protocol: Protocol) -> Proof {
+    pub(super) const fn proof(&self, protocol: Protocol) -> Proof {
         match protocol {
             Protocol::Tcp => Proof::TcpConnection,
             Protocol::Udp => Proof::UdpExchange,
@@ -136,16 +136,10 @@ impl Servers {
     }
 
     /// Ends everything that listens in a namespace.
-    pub fn forget(&mut self, ns: &Netns) {
+    pub(super) fn forget(&mut self, ns: &Netns) {
         self.tcp.retain(|(name, _), _| name != ns.name());
         self.udp.retain(|(name, ..), _| name != ns.name());
         self.sctp.retain(|(name, _), _| name != ns.name());
         self.responders.retain(|(name, _), _| name != ns.name());
-    }
-}
-
-impl Default for Servers {
-    fn default() -> Self {
-        Self::new()
     }
 }
