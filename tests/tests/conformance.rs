@@ -12,8 +12,8 @@ use sluice_tests::conformance::{
 };
 
 fn run_file(path: &Path, filter: Option<&str>) -> Result<Report> {
-    let options = Options { files: vec![path.to_owned()], filter: filter.map(str::to_owned) };
-    run(&options, |_| {})
+    let filter = filter.map(str::to_owned);
+    run(&Options { filter, ..Options::new(vec![path.to_owned()]) }, |_| {})
 }
 
 fn ids(report: &Report, result: CaseResult) -> BTreeSet<&str> {

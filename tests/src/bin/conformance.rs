@@ -28,7 +28,7 @@ fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     sluice_netns::catch_interrupts()?;
     let files = if cli.cases.is_empty() { vec![public_cases()] } else { cli.cases };
-    let report = run(&Options { files, filter: cli.case }, |case| {
+    let report = run(&Options { filter: cli.case, ..Options::new(files) }, |case| {
         let result = match case.result {
             CaseResult::Passed => "pass",
             CaseResult::Failed => "FAIL",

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use sluice_netns::interrupted;
+use sluice_netns::{World, WorldBuilder, interrupted};
 use sluice_oracle::cases::{Case, CasesFile};
 
 pub use cell::{Cell, Skipped, Verdict};
@@ -34,12 +34,22 @@ pub use wire::Proof;
 use stage::Stage;
 
 /// What to run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Case files.
     pub files: Vec<PathBuf>,
     /// Only cases with this in their id or title.
     pub filter: Option<String>,
+    /// What the worlds are built upon: the network between the pods, without nodes and pods.
+    pub base: WorldBuilder,
+}
+
+impl Options {
+    /// All cases of the files, on the network that worlds have by default.
+    #[must_use]
+    pub fn new(files: Vec<PathBuf>) -> Self {
+        Self { files, filter: None, base: World::builder("slconf") }
+    }
 }
 
 /// The cases that came with the project.
@@ -59,21 +69,17 @@ pub fn run(options: &Options, mut progress: impl FnMut(&CaseReport)) -> Result<R
             progress(&case);
             report.cases.push(case);
         };
-        run_file(&file, &name, options.filter.as_deref(), &mut add)?;
+        run_file(options, &file, &name, &mut add)?;
     }
     report.took = started.elapsed();
     if report.cases.is_empty() {
-        bail!("no case to run: {options:?}");
+        bail!("no case to run: {:?} with {:?} in id or title", options.files, options.filter);
     }
     Ok(report)
 }
 
-fn run_file(
-    file: &CasesFile,
-    name: &str,
-    filter: Option<&str>,
-    add: &mut impl FnMut(CaseReport),
-) -> Result<()> {
+fn run_file(options: &Options, file: &CasesFile, name: &str, add: &mut impl FnMut(CaseReport)) -> Result<()> {
+    let filter = options.filter.as_deref();
     let wanted = |text: &str| filter.is_none_or(|filter| text.contains(filter));
     for unreadable in file.unreadable.iter().filter(|case| wanted(&case.id)) {
         add(CaseReport {
@@ -98,7 +104,17 @@ fn run_file(
             let started = Instant::now();
             let mut case_report = empty(name, &case.id, &case.suite, &case.title);
             let mut ran = run::Ran::default();
-            if let Err(error) = on_stage(&mut stage, file, world, &to_run, case, &mut ran) {
+            let mut attempt = || {
+                if stage.is_none() {
+                    let world = file.worlds.get(world);
+                    let world = world.with_context(|| format!("there is no world {}", case.world))?;
+                    let built = Stage::build(options.base.clone(), world, &to_run);
+                    stage = Some(built.with_context(|| format!("world {}", case.world))?);
+                }
+                let stage = stage.as_mut().context("the stage just built")?;
+                run::run(stage, file, case, &mut ran)
+            };
+            if let Err(error) = attempt() {
                 case_report.error = Some(format!("{error:#}"));
                 // Whatever it was: the next case starts from nothing.
                 stage = None;
@@ -115,26 +131,6 @@ fn run_file(
         }
     }
     Ok(())
-}
-
-fn on_stage(
-    stage: &mut Option<Stage>,
-    file: &CasesFile,
-    world: &str,
-    cases: &[&Case],
-    case: &Case,
-    ran: &mut run::Ran,
-) -> Result<()> {
-    let stage = match stage {
-        Some(stage) => stage,
-        None => {
-            let world_of_file =
-                file.worlds.get(world).with_context(|| format!("there is no world {world}"))?;
-            let built = Stage::build(world_of_file, cases).with_context(|| format!("world {world}"))?;
-            stage.insert(built)
-        }
-    };
-    run::run(stage, file, case, ran)
 }
 
 fn empty(file: &str, id: &str, suite: &str, title: &str) -> CaseReport {

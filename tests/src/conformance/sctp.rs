@@ -25,9 +25,9 @@ const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;
 const ABORT: u8 = 6;
 
-/// The first of the ports that clients take, each another: raw sockets share no table of ports.
-const FIRST_PORT: u16 = 49_152;
-static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
+/// Clients take the ports from 49152 to 65535 in turn: raw sockets share no table of ports.
+const FIRST_PORT: u16 = 0xc000;
+static CLIENTS: AtomicU16 = AtomicU16::new(0);
 
 /// What matters of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub(super) fn connect(ns: &Netns, source: IpAddr, to: SocketAddr, timeout: Durat
 }
 
 fn handshake(source: IpAddr, to: SocketAddr, timeout: Duration) -> io::Result<()> {
-    let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed).max(FIRST_PORT);
+    let port = FIRST_PORT | CLIENTS.fetch_add(1, Ordering::Relaxed);
     let tag = 0x736c_0000 | u32::from(port);
     let socket = raw_socket(source, timeout)?;
     socket.connect((to.ip(), 0))?;

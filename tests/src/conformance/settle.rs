@@ -10,11 +10,13 @@ use sluice_oracle::{Cluster, Phase};
 
 use super::layout::Layout;
 
-/// Fills in `cluster` in place. `node_addresses` are those that the network gave each node, in the order of `layout`.
+/// Fills in `cluster` in place. `node_addresses` gives those that the network gave a node, `borne` are the addresses of the
+/// cluster's pods in the world, which gives both families to those that have only one in the cluster.
 pub(super) fn settle(
     cluster: &mut Cluster,
     layout: &Layout,
     node_addresses: impl Fn(&str) -> Vec<IpAddr>,
+    borne: impl IntoIterator<Item = IpAddr>,
 ) -> Result<()> {
     for (name, node) in &mut cluster.nodes {
         let has = |family| node.ips.iter().any(|ip| Family::of(*ip) == family);
@@ -25,6 +27,7 @@ pub(super) fn settle(
     }
     let mut taken: BTreeSet<IpAddr> = layout.pods.clone();
     taken.extend(cluster.pods.iter().flat_map(|pod| &pod.ips));
+    taken.extend(borne);
     for pod in cluster.pods.iter_mut().filter(|pod| pod.phase == Phase::Running) {
         let name = pod.full_name();
         let node = pod.node.get_or_insert_with(|| layout.nodes.keys().next().cloned().unwrap_or_default());

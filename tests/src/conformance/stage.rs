@@ -6,19 +6,16 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_netns::{
-    Agent, Explanation, Flow, Manifests, Netns, Outcome, Pod as WorldPod, PodSpec, World, explain_batch,
-    many_at_once,
+    Agent, Explanation, Flow, Manifests, Netns, Node, Outcome, Pod as WorldPod, PodSpec, World, WorldBuilder,
+    explain_batch, many_at_once,
 };
-use sluice_oracle::cases::{Case, Family, Place};
+use sluice_oracle::cases::{Case, Family, Place, World as CasesWorld};
 use sluice_oracle::{Cluster, Pod};
 
 use super::layout::Layout;
 use super::settle::{settle, spare};
 use super::wire::{Proof, Servers, WireProbe};
 use crate::agent_world::{Lab, agent_binary, shell};
-
-/// What every namespace of the runner begins with.
-const PREFIX: &str = "slconf";
 
 /// The stage of all cases of one world. What isn't in a case's cluster may stay built, without manifests: to the agents it
 /// doesn't exist.
@@ -36,11 +33,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Builds the network of a world for all of `cases`, and starts an agent on each node.
-    pub(super) fn build(world: &sluice_oracle::cases::World, cases: &[&Case]) -> Result<Self> {
+    /// Builds a world for all of `cases` upon `base`, and starts an agent on each node.
+    pub(super) fn build(base: WorldBuilder, world: &CasesWorld, cases: &[&Case]) -> Result<Self> {
         let layout = Layout::of(world, cases)?;
         let binary = agent_binary()?;
-        let built = layout.builder(World::builder(PREFIX)).build()?;
+        let built = layout.builder(base).build()?;
         bear_addresses(&built, world)?;
         let lab = Lab { agents: Vec::new(), manifests: Manifests::new()?, world: built, binary };
         let mut stage = Self {
@@ -57,12 +54,12 @@ impl Stage {
 
     /// Fills in what a cluster does by itself: see [`settle`].
     pub(super) fn settle(&self, cluster: &mut Cluster) -> Result<()> {
-        settle(cluster, &self.layout, |name| {
-            let Ok(node) = self.lab.world.node(name) else { return Vec::new() };
-            let (cidr4, cidr6) = node.cidrs();
-            let tunnels = [cidr4.network().into(), cidr6.network().into()];
-            node.addresses().into_iter().chain(tunnels).chain(node.gateways()).collect()
-        })
+        let world = &self.lab.world;
+        let given = |name: &str| world.node(name).map(node_addresses).unwrap_or_default();
+        let keys: BTreeSet<String> = cluster.pods.iter().map(Pod::full_name).collect();
+        let borne = world.pods().filter(|pod| keys.contains(&pod.key()));
+        let borne: Vec<IpAddr> = borne.flat_map(|pod| [pod.ipv4.into(), IpAddr::from(pod.ipv6)]).collect();
+        settle(cluster, &self.layout, given, borne)
     }
 
     /// Makes the world and the manifests those of `cluster`; `before` is the cluster that they were of, where it matters
@@ -242,13 +239,20 @@ fn enforced(status: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Gives the nodes those of the file's addresses that the network didn't.
-fn bear_addresses(built: &World, file: &sluice_oracle::cases::World) -> Result<()> {
+/// What the network gives a node: on the wire between the nodes, on the tunnel, on the pods' side.
+fn node_addresses(node: &Node) -> Vec<IpAddr> {
+    let (cidr4, cidr6) = node.cidrs();
+    let tunnel = [cidr4.network().into(), cidr6.network().into()];
+    node.addresses().into_iter().chain(tunnel).chain(node.gateways()).collect()
+}
+
+/// Gives the nodes those of their addresses, the file's above all, that the network didn't.
+fn bear_addresses(built: &World, file: &CasesWorld) -> Result<()> {
     for (name, node) in &file.nodes {
         let own = built.node(name)?;
         let borne = shell(own.ns(), "ip -o addr show")?;
         let (cidr4, cidr6) = own.cidrs();
-        for ip in &node.ips {
+        for ip in node.ips.iter().chain(&node_addresses(own)) {
             if borne
                 .split_whitespace()
                 .any(|word| word.split_once('/').is_some_and(|(a, _)| a == ip.to_string()))
