@@ -53,7 +53,8 @@ fn tests(case: &CaseReport) -> Vec<TestCase> {
     for skipped in &case.not_run {
         let mut status = TestCaseStatus::skipped();
         status.set_message(skipped.reason.clone());
-        tests.push(test(&skipped.what, status));
+        let what = if skipped.what == case.id { "as a whole" } else { &skipped.what };
+        tests.push(test(what, status));
     }
     // The time is the whole case's, its families run together.
     if let Some(first) = tests.first_mut() {

@@ -17,6 +17,8 @@ const SPARE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 pub(super) struct Layout {
     /// The pod networks of each node.
     pub(super) nodes: BTreeMap<String, (Ipv4Net, Ipv6Net)>,
+    /// The nodes in the order of their first addresses, in which the network numbers them too.
+    order: Vec<String>,
     /// Addresses outside of the cluster that cases name.
     pub(super) outside: BTreeSet<IpAddr>,
     /// Addresses that pods bear in any step of any case.
@@ -47,7 +49,9 @@ impl Layout {
             }
         }
         let mut nodes = BTreeMap::new();
-        for (number, name) in (1_u8..).zip(world.nodes.keys()) {
+        let mut order: Vec<String> = world.nodes.keys().cloned().collect();
+        order.sort_by_key(|name| world.nodes.get(name).and_then(|node| node.ips.first()));
+        for (number, name) in (1_u8..).zip(&order) {
             let pods = by_node.get(name).cloned().unwrap_or_default();
             nodes.insert(name.clone(), networks(number, &pods).with_context(|| format!("node {name}"))?);
         }
@@ -65,13 +69,13 @@ impl Layout {
             }
         }
         outside.retain(|ip| !known.contains(ip));
-        Ok(Self { nodes, outside, pods })
+        Ok(Self { nodes, order, outside, pods })
     }
 
     /// The builder of the world, its nodes and machines outside; the pods come with the cases.
     #[must_use]
     pub(super) fn builder(&self, mut builder: WorldBuilder) -> WorldBuilder {
-        for (name, (cidr4, cidr6)) in &self.nodes {
+        for (name, (cidr4, cidr6)) in self.order.iter().filter_map(|name| self.nodes.get_key_value(name)) {
             builder = builder.node(NodeSpec::new(name).cidr4(*cidr4).cidr6(*cidr6));
         }
         for (number, address) in (1_u32..).zip(&self.outside) {

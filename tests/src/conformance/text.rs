@@ -53,19 +53,12 @@ fn table(report: &Report) -> Table {
                 if first { case.title.clone() } else { String::new() },
             ]);
         }
-        if let Some(error) = &case.error {
-            let words = error.lines().next().unwrap_or_default().to_owned();
-            let empty = String::new;
-            table.add_row([
-                case.id.clone(),
-                empty(),
-                empty(),
-                empty(),
-                empty(),
-                empty(),
-                "FAIL".to_owned(),
-                words,
-            ]);
+        // What went wrong is told below.
+        if case.error.is_some() {
+            let mut row = vec![case.id.clone()];
+            row.resize(6, String::new());
+            row.extend(["FAIL".to_owned(), case.title.clone()]);
+            table.add_row(row);
         }
     }
     table
@@ -114,7 +107,7 @@ fn grid(cells: &[&Cell]) -> String {
             }
         }
     }
-    names.sort_by_key(|name| cells.iter().position(|cell| cell.from == *name));
+    names.sort_by_key(|name| cells.iter().position(|cell| cell.from == *name).unwrap_or(usize::MAX));
     let columns: [(&str, fn(&Cell) -> Option<Verdict>); 4] = [
         ("wanted", |cell| Some(cell.expected())),
         ("oracle", |cell| cell.oracle),
