@@ -56,8 +56,8 @@ fn mutated(folder: &Path, case: &str, right: &str, wrong: &str) -> std::path::Pa
 }
 
 fn only(report: &Report) -> &CaseReport {
-    let [case] = report.cases.as_slice() else { panic!("{} cases", report.cases.len()) };
-    case
+    assert_eq!(report.cases.len(), 1);
+    report.cases.first().unwrap()
 }
 
 #[test]

@@ -65,11 +65,15 @@ pub fn run(options: &Options, mut progress: impl FnMut(&CaseReport)) -> Result<R
     for path in &options.files {
         let file = CasesFile::read(path)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let first = report.cases.len();
         let mut add = |case: CaseReport| {
             progress(&case);
             report.cases.push(case);
         };
         run_file(options, &file, &name, &mut add)?;
+        let place = |case: &CaseReport| file.cases.iter().position(|other| other.id == case.id);
+        // In the order of the file, not of its worlds.
+        report.cases.get_mut(first..).unwrap_or_default().sort_by_key(place);
     }
     report.took = started.elapsed();
     if report.cases.is_empty() {

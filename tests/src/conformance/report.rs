@@ -101,3 +101,69 @@ impl Run {
 fn seconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((took.as_secs_f64() * 1000.0).round() / 1000.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use sluice_oracle::cases::Whence;
+
+    use super::super::cell::Verdict::{self, Allow, Deny, Neither};
+    use super::*;
+
+    fn cell(want: Option<Verdict>, oracle: Option<Verdict>, explain: Verdict, sockets: Verdict) -> Cell {
+        Cell {
+            step: 1,
+            whence: Whence::Probe(0),
+            from: "x/a".to_owned(),
+            to: "x/b".to_owned(),
+            pp: "TCP/80".to_owned(),
+            flow: String::new(),
+            want,
+            oracle,
+            explain,
+            sockets,
+            seen: String::new(),
+            proof: Proof::TcpConnection,
+        }
+    }
+
+    fn result(cells: Vec<Cell>, error: Option<&str>) -> CaseResult {
+        let case = CaseReport {
+            file: String::new(),
+            id: "c".to_owned(),
+            suite: String::new(),
+            title: String::new(),
+            result: CaseResult::Passed,
+            error: error.map(str::to_owned),
+            runs: vec![Run { over: "ipv4".to_owned(), cells }],
+            not_run: Vec::new(),
+            took: Duration::ZERO,
+        };
+        case.judged().result
+    }
+
+    #[test]
+    fn one_of_the_three_that_differs_fails_the_case() {
+        let of = |want, oracle, explain, sockets| result(vec![cell(want, oracle, explain, sockets)], None);
+        assert_eq!(of(Some(Deny), Some(Deny), Deny, Deny), CaseResult::Passed);
+        assert_eq!(of(Some(Deny), Some(Allow), Deny, Deny), CaseResult::Failed);
+        assert_eq!(of(Some(Deny), Some(Deny), Allow, Deny), CaseResult::Failed);
+        assert_eq!(of(Some(Deny), Some(Deny), Deny, Allow), CaseResult::Failed);
+        assert_eq!(of(Some(Allow), Some(Deny), Deny, Deny), CaseResult::Failed);
+        // A refusal is neither, whatever is wanted.
+        assert_eq!(of(Some(Deny), Some(Deny), Deny, Neither), CaseResult::Failed);
+        assert_eq!(of(Some(Allow), Some(Allow), Allow, Neither), CaseResult::Failed);
+        // What the file leaves open, or the oracle isn't asked: the others must agree all the same.
+        assert_eq!(of(None, Some(Deny), Deny, Deny), CaseResult::Passed);
+        assert_eq!(of(None, Some(Deny), Deny, Allow), CaseResult::Failed);
+        assert_eq!(of(Some(Deny), None, Deny, Deny), CaseResult::Passed);
+        assert_eq!(of(Some(Deny), None, Allow, Allow), CaseResult::Failed);
+        assert_eq!(of(None, None, Allow, Deny), CaseResult::Failed);
+    }
+
+    #[test]
+    fn a_case_without_a_probe_has_not_passed() {
+        assert_eq!(result(Vec::new(), None), CaseResult::NotRun);
+        assert_eq!(result(Vec::new(), Some("no agent")), CaseResult::Failed);
+        assert_eq!(result(vec![cell(None, None, Deny, Deny)], Some("no agent")), CaseResult::Failed);
+    }
+}

@@ -211,8 +211,6 @@ impl Drop for Responder {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
-
     use super::*;
 
     #[test]

@@ -97,6 +97,9 @@ fn differences(run: &Run) -> String {
     text
 }
 
+/// Who says what of a cell.
+type Say = fn(&Cell) -> Option<Verdict>;
+
 /// The grid as it is wanted beside what each of the three says; rows that differ are marked.
 fn grid(cells: &[&Cell]) -> String {
     let mut names: Vec<&str> = Vec::new();
@@ -108,7 +111,7 @@ fn grid(cells: &[&Cell]) -> String {
         }
     }
     names.sort_by_key(|name| cells.iter().position(|cell| cell.from == *name).unwrap_or(usize::MAX));
-    let columns: [(&str, fn(&Cell) -> Option<Verdict>); 4] = [
+    let columns: [(&str, Say); 4] = [
         ("wanted", |cell| Some(cell.expected())),
         ("oracle", |cell| cell.oracle),
         ("explain", |cell| Some(cell.explain)),

@@ -106,8 +106,6 @@ fn twin(text: &str, ends: &[(IpAddr, Ipv6Net)]) -> Result<Option<Ipv6Net>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
-
     use super::*;
 
     fn ends() -> Vec<(IpAddr, Ipv6Net)> {
