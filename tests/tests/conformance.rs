@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::Result;
+use sluice_tests::agent_world::agent_binary;
 use sluice_tests::conformance::{
     CaseReport, CaseResult, Options, Report, failure, public_cases, render, run, write_junit,
 };
@@ -101,6 +103,39 @@ fn a_policy_that_is_not_what_the_case_says_is_noticed_by_all_three() -> Result<(
     for run in &case.runs {
         assert!(run.cells.iter().any(|cell| !cell.oracle_agrees() && !cell.explain_agrees()));
         assert!(run.cells.iter().any(|cell| !cell.sockets_agree() && cell.seen == "timed out"));
+    }
+    Ok(())
+}
+
+/// `explain` and the oracle read the manifests; only sockets tell what is enforced.
+#[test]
+fn an_agent_that_enforces_nothing_is_noticed_by_the_sockets() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (empty, script) = (folder.path().join("empty"), folder.path().join("agent"));
+    fs::create_dir(&empty)?;
+    let real = agent_binary()?;
+    // `run --manifests FOLDER ...` sees another folder than `explain`.
+    let text = format!(
+        "#!/bin/sh\nif [ \"$1\" = run ]; then shift 3; exec {} run --manifests {} \"$@\"; fi\nexec {} \"$@\"\n",
+        real.display(),
+        empty.display(),
+        real.display()
+    );
+    fs::write(&script, text)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let filter = Some("e2e-48".to_owned());
+    let options = Options { filter, agent: Some(script), ..Options::new(vec![public_cases()]) };
+    let report = run(&options, |_| {})?;
+    let case = only(&report);
+    assert_eq!((case.result, &case.error), (CaseResult::Failed, &None));
+    for run in &case.runs {
+        assert!(run.cells.iter().all(|cell| cell.oracle_agrees() && cell.explain_agrees()));
+        let leaks: Vec<_> = run.cells.iter().filter(|cell| !cell.sockets_agree()).collect();
+        assert_eq!(leaks.len(), 1, "{}", run.over);
+        assert_eq!(
+            (leaks[0].from.as_str(), leaks[0].to.as_str(), leaks[0].seen.as_str()),
+            ("x/b", "x/a", "open")
+        );
     }
     Ok(())
 }

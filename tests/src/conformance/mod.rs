@@ -31,6 +31,7 @@ pub use report::{CaseReport, CaseResult, Report, Run};
 pub use text::{failure, render};
 pub use wire::Proof;
 
+use crate::agent_world::agent_binary;
 use stage::Stage;
 
 /// What to run.
@@ -42,13 +43,15 @@ pub struct Options {
     pub filter: Option<String>,
     /// What the worlds are built upon: the network between the pods, without nodes and pods.
     pub base: WorldBuilder,
+    /// Another agent than the one that was built.
+    pub agent: Option<PathBuf>,
 }
 
 impl Options {
     /// All cases of the files, on the network that worlds have by default.
     #[must_use]
     pub fn new(files: Vec<PathBuf>) -> Self {
-        Self { files, filter: None, base: World::builder("slconf") }
+        Self { files, filter: None, base: World::builder("slconf"), agent: None }
     }
 }
 
@@ -112,7 +115,8 @@ fn run_file(options: &Options, file: &CasesFile, name: &str, add: &mut impl FnMu
                 if stage.is_none() {
                     let world = file.worlds.get(world);
                     let world = world.with_context(|| format!("there is no world {}", case.world))?;
-                    let built = Stage::build(options.base.clone(), world, &to_run);
+                    let agent = options.agent.clone().map_or_else(agent_binary, Ok)?;
+                    let built = Stage::build(options.base.clone(), agent, world, &to_run);
                     stage = Some(built.with_context(|| format!("world {}", case.world))?);
                 }
                 let stage = stage.as_mut().context("the stage just built")?;

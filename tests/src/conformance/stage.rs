@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use sluice_oracle::{Cluster, Pod};
 use super::layout::Layout;
 use super::settle::{settle, spare};
 use super::wire::{Proof, Servers, WireProbe};
-use crate::agent_world::{Lab, agent_binary, shell};
+use crate::agent_world::{Lab, shell};
 
 /// The stage of all cases of one world. What isn't in a case's cluster may stay built, without manifests: to the agents it
 /// doesn't exist.
@@ -34,12 +35,16 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Builds a world for all of `cases` upon `base`, and starts an agent on each node.
-    pub(super) fn build(base: WorldBuilder, world: &CasesWorld, cases: &[&Case]) -> Result<Self> {
+    pub(super) fn build(
+        base: WorldBuilder,
+        agent: PathBuf,
+        world: &CasesWorld,
+        cases: &[&Case],
+    ) -> Result<Self> {
         let layout = Layout::of(world, cases)?;
-        let binary = agent_binary()?;
         let built = layout.builder(base).build()?;
         bear_addresses(&built, world)?;
-        let lab = Lab { agents: Vec::new(), manifests: Manifests::new()?, world: built, binary };
+        let lab = Lab { agents: Vec::new(), manifests: Manifests::new()?, world: built, binary: agent };
         let mut stage = Self {
             servers: Servers::new(),
             lab,
