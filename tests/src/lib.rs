@@ -2,5 +2,6 @@
 
 pub mod agent_world;
 pub mod cluster;
+pub mod conformance;
 pub mod kernel;
 pub mod namespace;

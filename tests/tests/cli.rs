@@ -270,6 +270,11 @@ fn explain_names_the_policy_and_the_rule() -> Result<()> {
     }
     let (out, _, _) = explain(&lab, &question("203.0.113.1", "dev/web", "81/TCP"))?;
     assert!(out.contains("dev/allow"), "who isolates it is named: {out}");
+    // The pod's own node is told by who sends, not by an address that anybody could bear.
+    for (from, verdict) in [("node:node1", "allow"), ("192.0.2.1", "deny")] {
+        let (out, err, _) = explain(&lab, &question(from, "dev/web", "81/TCP"))?;
+        assert_eq!(out.lines().next(), Some(verdict), "{from}: {out} {err}");
+    }
     Ok(())
 }
 
@@ -278,6 +283,7 @@ fn explain_says_what_it_does_not_understand() -> Result<()> {
     let lab = Lab::without_agents(village())?;
     for (from, to, port, word) in [
         ("dev/nobody", "dev/web", "80/TCP", "dev/nobody"),
+        ("node:nowhere", "dev/web", "80/TCP", "no node nowhere"),
         ("web", "dev/web", "80/TCP", "web"),
         ("dev/web", "prod/web", "80/SMTP", "80/SMTP"),
         ("dev/web", "prod/web", "70000/TCP", "70000"),

@@ -5,6 +5,7 @@ mod bench;
 mod bpf_build;
 mod bpf_linker;
 mod bpf_toolchain;
+mod conformance;
 mod demo;
 mod lint;
 mod root;
@@ -64,6 +65,11 @@ enum Task {
     ///
     /// Sets up the machine and builds first. Needs root, or sudo. A kernel test that can't run fails.
     Test(test::Options),
+    /// Run conformance cases on real pods: oracle, `explain` and sockets must agree with the file
+    ///
+    /// Sets up the machine and builds first. Prints a table of all cases and every difference; `cargo xtask test` runs the
+    /// public cases too. Needs root, or sudo.
+    Conformance(conformance::Options),
     /// Measure nanoseconds per packet, verified instructions and map memory
     ///
     /// Sets up the machine and builds first. Medians of several rounds under BPF_PROG_TEST_RUN, each beside a no-op
@@ -96,6 +102,7 @@ fn run(task: &Task) -> Result<()> {
         }
         Task::Demo { built } => show(&workspace, *built),
         Task::Test(options) => test::run(&workspace, options),
+        Task::Conformance(options) => conformance::run(&workspace, options),
         Task::Bench(options) => bench::run(&workspace, options),
         Task::Lint => lint::run(&workspace),
     }

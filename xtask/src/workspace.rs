@@ -48,6 +48,11 @@ impl Workspace {
         self.target.join("release").join("policy-agent")
     }
 
+    /// A program of the workspace's own, as tests are built.
+    pub(crate) fn debug_program(&self, name: &str) -> PathBuf {
+        self.target.join("debug").join(name)
+    }
+
     /// A command in the workspace with the extended PATH, free of what the outer cargo set.
     pub(crate) fn command(&self, program: impl Into<OsString>) -> Command {
         let mut command = Command::new(program.into());

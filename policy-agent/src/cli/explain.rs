@@ -16,11 +16,11 @@ pub(super) struct ExplainArgs {
     /// Folder of manifests: Namespaces, Pods, Nodes, NetworkPolicies.
     #[arg(long, env = "SLUICE_MANIFESTS", value_name = "DIR")]
     manifests: PathBuf,
-    /// Who opens the connection: namespace/pod, or an address.
-    #[arg(long, value_name = "POD|ADDRESS", required_unless_present = "batch")]
+    /// Who opens the connection: namespace/pod, node:NAME (a process of that node), or an address.
+    #[arg(long, value_name = "POD|NODE|ADDRESS", required_unless_present = "batch")]
     from: Option<Source>,
-    /// Who is called: namespace/pod, or an address.
-    #[arg(long, value_name = "POD|ADDRESS", required_unless_present = "batch")]
+    /// Who is called: namespace/pod, node:NAME, or an address.
+    #[arg(long, value_name = "POD|NODE|ADDRESS", required_unless_present = "batch")]
     to: Option<Source>,
     /// 80/TCP, 53/UDP, 9003/SCTP, http/TCP (a name that the called pod declares), or ICMP.
     #[arg(long, value_name = "PORT/PROTOCOL", required_unless_present = "batch")]

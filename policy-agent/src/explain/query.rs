@@ -15,6 +15,8 @@ pub enum QueryError {
     NoPod(ObjectName),
     #[error("pod {0} has no address")]
     NoAddress(ObjectName),
+    #[error("there is no node {0} with an address in the manifests")]
+    NoNode(String),
     #[error("{0} and {1} have no addresses of one family")]
     NoCommonFamily(String, String),
     #[error("{0:?}: {1}")]
@@ -25,10 +27,14 @@ pub enum QueryError {
     Batch(String),
 }
 
-/// One end of a connection: `namespace/pod`, or an address.
+/// What a node's name follows in a question. No namespace has a colon, so that it is never one end of another kind.
+const NODE: &str = "node:";
+
+/// One end of a connection: `namespace/pod`, `node:NAME` (a process of that node, as the kubelet is), or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Pod(ObjectName),
+    Node(String),
     Address(IpAddr),
 }
 
@@ -39,11 +45,16 @@ impl FromStr for Source {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
+        if let Some(name) = text.strip_prefix(NODE).filter(|name| !name.is_empty()) {
+            return Ok(Self::Node(name.to_owned()));
+        }
         match text.split_once('/') {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
                 Ok(Self::Pod(ObjectName::new(namespace, name)))
             }
-            _ => Err(QueryError::Syntax(text.to_owned(), "must be namespace/pod or an IP address")),
+            _ => {
+                Err(QueryError::Syntax(text.to_owned(), "must be namespace/pod, node:NAME or an IP address"))
+            }
         }
     }
 }
@@ -52,6 +63,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(name) => name.fmt(f),
+            Self::Node(name) => write!(f, "{NODE}{name}"),
             Self::Address(address) => address.fmt(f),
         }
     }
@@ -142,6 +154,7 @@ pub(super) fn resolve(cluster: &Cluster, from: &Source, to: &Source) -> Result<E
         Source::Pod(name) => {
             cluster.pods.get(name).filter(|pod| pod.host_network).and_then(|pod| pod.node.clone())
         }
+        Source::Node(name) => Some(name.clone()),
         Source::Address(_) => None,
     };
     Ok(Ends { from: from_address, to: to_address, from_node })
@@ -150,6 +163,10 @@ pub(super) fn resolve(cluster: &Cluster, from: &Source, to: &Source) -> Result<E
 fn addresses(cluster: &Cluster, source: &Source) -> Result<Vec<IpAddr>, QueryError> {
     match source {
         Source::Address(address) => Ok(vec![*address]),
+        Source::Node(name) => {
+            let addresses = cluster.nodes.get(name).filter(|addresses| !addresses.is_empty());
+            Ok(addresses.ok_or_else(|| QueryError::NoNode(name.clone()))?.clone())
+        }
         Source::Pod(name) => {
             let pod = cluster.pods.get(name).ok_or_else(|| QueryError::NoPod(name.clone()))?;
             if pod.addresses.is_empty() {

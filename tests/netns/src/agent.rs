@@ -127,7 +127,8 @@ impl Agent {
 
     /// Waits until everything that is in the folder now is enforced; gives the generation.
     pub fn sync(&self) -> Result<u64> {
-        let output = self.ask(&["sync", "--timeout", "10s"])?;
+        // Long: a machine that builds at the same time may stand still for seconds.
+        let output = self.ask(&["sync", "--timeout", "30s"])?;
         let output = String::from_utf8_lossy(&output).into_owned();
         let number = output.split(|c: char| !c.is_ascii_digit()).rfind(|word| !word.is_empty());
         number

@@ -110,7 +110,12 @@ pub fn explain_batch(agent: &Path, manifests: &Path, flows: &[Flow]) -> Result<V
         scope.spawn(move || input.map(|mut input| input.write_all(&questions)));
         child.wait_with_output()
     })?;
-    let answers = successful(&output).context("policy-agent explain --batch")?;
+    let answers = successful(&output).with_context(|| {
+        // Which questions it doesn't understand it says in their places.
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors: Vec<&str> = text.lines().filter(|line| line.contains("\"error\"")).collect();
+        format!("policy-agent explain --batch: {}", errors.join(" "))
+    })?;
     let answers = serde_json::Deserializer::from_slice(answers)
         .into_iter()
         .collect::<Result<Vec<Explanation>, _>>()

@@ -26,12 +26,13 @@ pub use agent::{Agent, AgentOptions};
 pub use conn::{TcpConn, UdpConn};
 pub use explain::{Explanation, Flow, Side, explain, explain_batch};
 pub use manifests::Manifests;
-pub use matrix::{Probe, Protocol, probe_all};
+pub use matrix::{Probe, Protocol, many_at_once, probe_all};
 pub use netns::Netns;
 pub use network::Network;
 pub use probe::{
-    ALLOW_TIMEOUT, CommandProbe, DENY_TIMEOUT, Outcome, http_get, ping, ping_command, sctp_connect,
-    sctp_supported, tcp_connect, udp_exchange,
+    ALLOW_TIMEOUT, CommandProbe, DENY_TIMEOUT, Outcome, http_get, ping, ping_command, ping_from,
+    sctp_connect, sctp_connect_from, sctp_supported, tcp_connect, tcp_connect_from, udp_exchange,
+    udp_exchange_from,
 };
 pub use process::Process;
 pub use server::Server;

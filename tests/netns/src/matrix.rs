@@ -57,21 +57,27 @@ impl Probe {
 /// Makes all the probes, many at a time; the outcomes are in the order of the probes.
 #[must_use]
 pub fn probe_all(probes: &[Probe]) -> Vec<Outcome> {
+    many_at_once(probes, Probe::run)
+}
+
+/// Works on all the items, many at a time; the results are in the order of the items.
+#[must_use]
+pub fn many_at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
-    let outcomes = Mutex::new(Vec::with_capacity(probes.len()));
+    let results = Mutex::new(Vec::with_capacity(items.len()));
     thread::scope(|scope| {
-        for _ in 0..probes.len().min(AT_ONCE) {
+        for _ in 0..items.len().min(AT_ONCE) {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(probe) = probes.get(index) else { break };
-                    let outcome = probe.run();
-                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
+                    let Some(item) = items.get(index) else { break };
+                    let result = work(item);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
                 }
             });
         }
     });
-    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
-    outcomes.sort_by_key(|(index, _)| *index);
-    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }

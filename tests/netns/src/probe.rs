@@ -32,7 +32,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn of(result: Result<io::Result<()>>) -> Self {
+    /// What the result of work inside a namespace means.
+    #[must_use]
+    pub fn of(result: Result<io::Result<()>>) -> Self {
         match result {
             Ok(Ok(())) => Self::Open,
             Ok(Err(error)) => Self::of_error(&error),
@@ -71,6 +73,29 @@ pub fn tcp_connect(ns: &Netns, to: SocketAddr, timeout: Duration) -> Outcome {
     Outcome::of(ns.run(|| TcpStream::connect_timeout(&to, timeout).map(drop)))
 }
 
+/// As [`tcp_connect`] from a source address of the namespace's own, where it has several.
+#[must_use]
+pub fn tcp_connect_from(ns: &Netns, source: IpAddr, to: SocketAddr, timeout: Duration) -> Outcome {
+    Outcome::of(ns.run(|| stream_from(source, to, timeout, socket2::Protocol::TCP)))
+}
+
+/// As [`sctp_connect`] from a source address of the namespace's own.
+#[must_use]
+pub fn sctp_connect_from(ns: &Netns, source: IpAddr, to: SocketAddr, timeout: Duration) -> Outcome {
+    Outcome::of(ns.run(|| stream_from(source, to, timeout, socket2::Protocol::SCTP)))
+}
+
+fn stream_from(
+    source: IpAddr,
+    to: SocketAddr,
+    timeout: Duration,
+    protocol: socket2::Protocol,
+) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(protocol))?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect_timeout(&to.into(), timeout)
+}
+
 /// Whether this kernel has SCTP.
 #[must_use]
 pub fn sctp_supported() -> bool {
@@ -89,8 +114,14 @@ pub fn sctp_connect(ns: &Netns, to: SocketAddr, timeout: Duration) -> Outcome {
 /// Sends a datagram and waits for it to come back.
 #[must_use]
 pub fn udp_exchange(ns: &Netns, to: SocketAddr, timeout: Duration) -> Outcome {
+    udp_exchange_from(ns, any(to.ip()), to, timeout)
+}
+
+/// As [`udp_exchange`] from a source address of the namespace's own, where it has several.
+#[must_use]
+pub fn udp_exchange_from(ns: &Netns, source: IpAddr, to: SocketAddr, timeout: Duration) -> Outcome {
     Outcome::of(ns.run(|| {
-        let socket = UdpSocket::bind((any(to.ip()), 0))?;
+        let socket = UdpSocket::bind((source, 0))?;
         // Connected, it hears of a port that nobody listens on.
         socket.connect(to)?;
         socket.set_read_timeout(Some(timeout))?;
@@ -108,6 +139,12 @@ pub fn udp_exchange(ns: &Netns, to: SocketAddr, timeout: Duration) -> Outcome {
 /// Sends one echo request.
 #[must_use]
 pub fn ping(ns: &Netns, to: IpAddr, timeout: Duration) -> Outcome {
+    ping_from(ns, any(to), to, timeout)
+}
+
+/// As [`ping`] from a source address of the namespace's own, where it has several.
+#[must_use]
+pub fn ping_from(ns: &Netns, source: IpAddr, to: IpAddr, timeout: Duration) -> Outcome {
     let (domain, protocol, request, reply) = match to {
         IpAddr::V4(_) => (Domain::IPV4, socket2::Protocol::ICMPV4, 8, 0),
         IpAddr::V6(_) => (Domain::IPV6, socket2::Protocol::ICMPV6, 128, 129),
@@ -115,6 +152,7 @@ pub fn ping(ns: &Netns, to: IpAddr, timeout: Duration) -> Outcome {
     Outcome::of(ns.run(|| {
         // The kernel fills in the identifier and the checksum, and hands over only replies to this socket.
         let mut socket = Socket::new(domain, Type::DGRAM, Some(protocol))?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
         socket.connect(&SocketAddr::from((to, 0)).into())?;
         socket.set_read_timeout(Some(timeout))?;
         socket.write_all(&[request, 0, 0, 0, 0, 0, 0, 1, b's', b'l', b'u', b'i', b'c', b'e', 0, 0])?;

@@ -1,7 +1,7 @@
 //! Servers in pods.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -38,19 +38,24 @@ impl Server {
 
     /// Sends every datagram back.
     pub fn udp(ns: &Netns, port: u16) -> Result<Self> {
+        Self::udp_at(ns, Ipv6Addr::UNSPECIFIED.into(), port)
+    }
+
+    /// As [`Server::udp`] on one address alone: where there are several, an answer must come from the one that was asked.
+    pub fn udp_at(ns: &Netns, address: IpAddr, port: u16) -> Result<Self> {
         let echo = ns
-            .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?
-            .with_context(|| format!("UDP server on port {port} in {}", ns.name()))?;
+            .run(|| UdpSocket::bind((address, port)))?
+            .with_context(|| format!("UDP server on {address} port {port} in {}", ns.name()))?;
         echo.set_read_timeout(Some(PATIENCE))?;
         let socket = SockRef::from(&echo).try_clone()?;
         Ok(Self::run(socket, move |stop| {
             let mut buffer = [0; 2048];
             while !stop.load(Ordering::Relaxed) {
-                // By `recv_from` alone the standard library panics at the end: what shutdown wakes it with has no sender.
-                if echo.peek(&mut buffer).is_ok()
-                    && !stop.load(Ordering::Relaxed)
-                    && let Ok((length, sender)) = echo.recv_from(&mut buffer)
-                {
+                // What comes of a shutdown has no sender, and must not be asked for one: look first.
+                if echo.peek(&mut buffer).is_err() || stop.load(Ordering::Relaxed) {
+                    continue;
+                }
+                if let Ok((length, sender)) = echo.recv_from(&mut buffer) {
                     // A client that is gone, or that may not be answered, is the client's business.
                     let _ = echo.send_to(buffer.get(..length).unwrap_or_default(), sender);
                 }

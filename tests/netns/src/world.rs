@@ -305,7 +305,9 @@ impl World {
         if node.run(|| Path::new("/proc/sys/net/ipv4/conf").join(&pod.host_interface).exists())? {
             crate::ip::ip(node, &link).or_else(|error| {
                 // The kernel may have got there first.
-                if format!("{error:#}").contains("Cannot find device") { Ok(()) } else { Err(error) }
+                let words = format!("{error:#}");
+                let gone = ["Cannot find device", "No such device"].iter().any(|gone| words.contains(gone));
+                if gone { Ok(()) } else { Err(error) }
             })?;
         }
         removed.and(unlinked)

@@ -7,6 +7,10 @@ mod expect;
 mod file;
 mod run;
 
-pub use expect::{Expectation, OutOfScope, Place, Want, grid_expectations, probe_expectation};
-pub use file::{Action, Case, CasesFile, Grid, Probe, Serve, Served, Step, World, WorldNode, WorldPod};
+pub use expect::{
+    Expectation, Family, OutOfScope, Place, Want, Whence, grid_expectations, probe_expectation,
+};
+pub use file::{
+    Action, Case, CasesFile, Grid, Probe, Serve, Served, Step, Unreadable, World, WorldNode, WorldPod,
+};
 pub use run::State;

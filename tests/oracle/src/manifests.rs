@@ -1,22 +1,36 @@
 //! A cluster as Kubernetes manifests, in the spellings that hand-written and dumped ones have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::model::{Cluster, ContainerPort, Node, Pod, Policy, Protocol};
+use crate::model::{Cluster, ContainerPort, Labels, Node, Pod, Policy, Protocol};
 
 impl Cluster {
+    /// Every object as a manifest of its own, under a name that no other object has: `policy-NAMESPACE.NAME`, and so on
+    /// for namespaces, nodes and pods.
+    pub fn to_objects(&self) -> BTreeMap<String, Value> {
+        let namespaces = self
+            .namespaces
+            .iter()
+            .map(|(name, labels)| (format!("namespace-{name}"), namespace_manifest(name, labels)));
+        let nodes = self.nodes.iter().map(|(name, node)| (format!("node-{name}"), node_manifest(name, node)));
+        let pods = self.pods.iter().enumerate().map(|(index, pod)| {
+            // A namespace's name has no dot: the first one ends it.
+            (format!("pod-{}.{}", pod.ns, pod.name), pod_manifest(index, pod))
+        });
+        let policies = self
+            .policies
+            .iter()
+            .map(|policy| (format!("policy-{}.{}", policy.ns, policy.name), policy_manifest(policy)));
+        namespaces.chain(nodes).chain(pods).chain(policies).collect()
+    }
+
     /// The cluster as files of a manifest folder: (file name, content). JSON lists and YAML streams alternate, so
     /// that a reader of the folder meets both. A namespace that only pods or policies name gets no manifest.
     pub fn to_manifests(&self) -> Vec<(String, String)> {
-        let namespaces: Vec<Value> = self
-            .namespaces
-            .iter()
-            .map(|(name, labels)| {
-                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-            })
-            .collect();
+        let namespaces: Vec<Value> =
+            self.namespaces.iter().map(|(name, labels)| namespace_manifest(name, labels)).collect();
         let nodes: Vec<Value> = self.nodes.iter().map(|(name, node)| node_manifest(name, node)).collect();
         let pods: Vec<Value> =
             self.pods.iter().enumerate().map(|(index, pod)| pod_manifest(index, pod)).collect();
@@ -51,6 +65,10 @@ fn yaml_stream(items: &[Value]) -> String {
         }
     }
     stream
+}
+
+fn namespace_manifest(name: &str, labels: &Labels) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }
 
 fn node_manifest(name: &str, node: &Node) -> Value {

@@ -70,13 +70,6 @@ pub(crate) const TOOLS: &[Tool] = &[
         scope: RUN,
     },
     Tool {
-        program: "nft",
-        version_args: &["--version"],
-        purpose: "translates addresses in the tests as kube-proxy does",
-        packages: &[&["nftables"]],
-        scope: RUN,
-    },
-    Tool {
         // One of the package's plugins that has no namesake elsewhere. Without arguments it says its version.
         program: "host-local",
         version_args: &[],

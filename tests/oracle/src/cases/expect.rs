@@ -16,12 +16,29 @@ pub struct Expectation {
     pub protocol: Protocol,
     pub port: u16,
     pub want: Want,
-    /// `via: ipv6`; otherwise the first address of the destination that has a partner at the source counts.
-    pub ipv6: bool,
+    /// `via`, where the case fixes the family; otherwise the first address of the destination that has a partner at the
+    /// source counts.
+    pub via: Option<Family>,
     /// Source address on the wire, where the case fixes it.
     pub src_ip: Option<IpAddr>,
-    /// Why a verdict alone cannot decide it: `kind: packet`, `oracle: false`, fields the format does not name.
-    pub special: Option<String>,
+    /// `kind: packet` or `kind: flow` with what else the probe says: more than the verdict on one connection.
+    pub kind: Option<String>,
+    /// False: stated by hand, the oracle is not asked.
+    pub oracle: bool,
+    pub whence: Whence,
+}
+
+/// Where in its step an expectation stands, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whence {
+    Grid(usize),
+    Probe(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    Ipv4,
+    Ipv6,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +81,9 @@ pub enum OutOfScope {
     NoAddress,
 }
 
-/// One expectation for each cell that is asserted, for each protocol and port of the grid.
-pub fn grid_expectations(grid: &Grid, cluster: &Cluster) -> Result<Vec<Expectation>> {
+/// One expectation for each cell that is asserted, for each protocol and port of the grid, the step's `index`-th.
+pub fn grid_expectations(index: usize, grid: &Grid, cluster: &Cluster) -> Result<Vec<Expectation>> {
+    let via = read_via(grid.via.as_deref())?;
     let names = match &grid.pods {
         Some(names) => names.clone(),
         None => {
@@ -86,7 +104,7 @@ pub fn grid_expectations(grid: &Grid, cluster: &Cluster) -> Result<Vec<Expectati
                     '.' => Want::Allow,
                     'X' => Want::Deny,
                     '-' => continue,
-                    other => bail!("cell {other:?}"),
+                    other => bail!("grid: cell {other:?} of row {row}: not '.', 'X' or '-'"),
                 };
                 expectations.push(Expectation {
                     from: Place::parse(from)?,
@@ -94,9 +112,11 @@ pub fn grid_expectations(grid: &Grid, cluster: &Cluster) -> Result<Vec<Expectati
                     protocol,
                     port,
                     want,
-                    ipv6: read_via(grid.via.as_deref())?,
+                    via,
                     src_ip: None,
-                    special: None,
+                    kind: None,
+                    oracle: true,
+                    whence: Whence::Grid(index),
                 });
             }
         }
@@ -104,31 +124,64 @@ pub fn grid_expectations(grid: &Grid, cluster: &Cluster) -> Result<Vec<Expectati
     Ok(expectations)
 }
 
-pub fn probe_expectation(probe: &Probe) -> Result<Expectation> {
+pub fn probe_expectation(index: usize, probe: &Probe) -> Result<Expectation> {
     let (protocol, port) = read_pp(&probe.pp)?;
     let want = match probe.want.as_str() {
         "allow" => Want::Allow,
         "deny" => Want::Deny,
         "choice" => Want::Choice,
         "mixed" => Want::Mixed,
-        other => bail!("want: {other}"),
+        other => bail!("want: {other}: not allow, deny, choice or mixed"),
     };
-    let mut special = Vec::new();
-    special.extend(probe.kind.iter().map(|kind| format!("kind: {kind}")));
-    if probe.oracle == Some(false) {
-        special.push("oracle: false".to_owned());
-    }
-    special.extend(probe.more.iter().map(|(field, value)| format!("{field}: {value}")));
+    let details: Vec<String> = probe.more.iter().map(|(field, value)| format!("{field}: {value}")).collect();
+    let kind = match probe.kind.as_deref() {
+        // What such a probe says besides is its own affair.
+        Some(kind @ ("packet" | "flow")) => {
+            let mut words = vec![format!("kind: {kind}")];
+            words.extend(details);
+            Some(words.join(", "))
+        }
+        Some(other) => bail!("kind: {other}: not packet or flow"),
+        None => {
+            ensure!(details.is_empty(), "{}: no field of a probe", details.join(", "));
+            None
+        }
+    };
     Ok(Expectation {
         from: Place::parse(&probe.from)?,
         to: Place::parse(&probe.to)?,
         protocol,
         port,
         want,
-        ipv6: read_via(probe.via.as_deref())?,
+        via: read_via(probe.via.as_deref())?,
         src_ip: probe.src_ip,
-        special: (!special.is_empty()).then(|| special.join(", ")),
+        kind,
+        oracle: probe.oracle != Some(false),
+        whence: Whence::Probe(index),
     })
+}
+
+impl Expectation {
+    /// Why a verdict alone cannot decide it.
+    pub fn special(&self) -> Option<String> {
+        let by_hand = (!self.oracle).then(|| "oracle: false".to_owned());
+        let words: Vec<String> = self.kind.iter().cloned().chain(by_hand).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    /// `TCP/80`, as the case writes it.
+    pub fn pp(&self) -> String {
+        match self.protocol {
+            Protocol::Icmp => "ICMP".to_owned(),
+            protocol => format!("{protocol}/{}", self.port),
+        }
+    }
+}
+
+impl Family {
+    pub fn of(address: IpAddr) -> Family {
+        if address.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 }
+    }
 }
 
 impl Place {
@@ -149,7 +202,9 @@ impl Place {
             let (node, port) = rest.split_once(':').with_context(|| text.to_owned())?;
             return Ok(Place::NodePort { node: node.to_owned(), port: port.parse()? });
         }
-        let (ns, name) = text.split_once('/').with_context(|| format!("place {text}"))?;
+        let (ns, name) = text
+            .split_once('/')
+            .with_context(|| format!("{text}: no pod, node:, ext:, ip:, svc: or nodeport:"))?;
         Ok(Place::Pod { ns: ns.to_owned(), name: name.to_owned() })
     }
 }
@@ -164,15 +219,49 @@ pub(super) fn read_protocol(name: &str) -> Result<Protocol> {
     match (Protocol::from_api_name(name), name) {
         (Some(protocol), _) => Ok(protocol),
         (None, "ICMP" | "ICMPv6") => Ok(Protocol::Icmp),
-        (None, _) => bail!("protocol {name}"),
+        (None, _) => bail!("protocol {name}: not TCP, UDP, SCTP or ICMP"),
     }
 }
 
-fn read_via(via: Option<&str>) -> Result<bool> {
+fn read_via(via: Option<&str>) -> Result<Option<Family>> {
     match via {
-        None | Some("ipv4") => Ok(false),
-        Some("ipv6") => Ok(true),
-        Some(other) => bail!("via: {other}"),
+        None => Ok(None),
+        Some("ipv4") => Ok(Some(Family::Ipv4)),
+        Some("ipv6") => Ok(Some(Family::Ipv6)),
+        Some(other) => bail!("via: {other}: not ipv4 or ipv6"),
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Ipv4 => "ipv4",
+            Family::Ipv6 => "ipv6",
+        })
+    }
+}
+
+/// As the file writes it.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Pod { ns, name } => write!(f, "{ns}/{name}"),
+            Place::Node(name) => write!(f, "node:{name}"),
+            Place::External(ip) => write!(f, "ext:{ip}"),
+            Place::Address(ip) => write!(f, "ip:{ip}"),
+            Place::Service(name) => write!(f, "svc:{name}"),
+            Place::NodePort { node, port } => write!(f, "nodeport:{node}:{port}"),
+        }
+    }
+}
+
+/// Counted from 1, as people do.
+impl fmt::Display for Whence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whence::Grid(index) => write!(f, "grid {}", index + 1),
+            Whence::Probe(index) => write!(f, "probe {}", index + 1),
+        }
     }
 }
 

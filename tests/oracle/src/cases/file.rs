@@ -1,22 +1,43 @@
 //! The file format as it is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::model::Labels;
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The version of the format that this reader knows.
+const VERSION: u32 = 1;
+
+#[derive(Clone, Debug)]
 pub struct CasesFile {
-    pub version: u32,
     pub worlds: BTreeMap<String, World>,
     pub cases: Vec<Case>,
+    /// Cases that say what this reader doesn't know: whoever runs the others must count them as failed.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A case that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its id, or its place in the file where it has none.
+    pub id: String,
+    /// The field and what is wrong with it.
+    pub error: String,
+}
+
+/// The file with its cases still untyped: one that can't be read must not take the others with it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Outline {
+    version: u32,
+    worlds: BTreeMap<String, World>,
+    cases: Vec<Value>,
 }
 
 /// What exists before the first step. Pods are keyed `ns/name`.
@@ -177,10 +198,30 @@ impl CasesFile {
         CasesFile::parse(&text).with_context(|| format!("parsing {}", path.display()))
     }
 
+    /// Fails where the file as a whole can't be read; single cases that can't are in `unreadable`.
     pub fn parse(text: &str) -> Result<CasesFile> {
-        // Actions are read untyped first, and there a namespace called `y` must not become `true`.
+        // Cases are read untyped first, and there a namespace called `y` must not become `true`.
         let options = serde_saphyr::options! { strict_booleans: true };
-        Ok(serde_saphyr::from_str_with_options(text, options)?)
+        let outline: Outline = serde_saphyr::from_str_with_options(text, options)?;
+        ensure!(
+            outline.version == VERSION,
+            "version: {}: this reader knows version {VERSION}",
+            outline.version
+        );
+        let mut file = CasesFile { worlds: outline.worlds, cases: Vec::new(), unreadable: Vec::new() };
+        let mut ids = BTreeSet::new();
+        for (index, case) in outline.cases.into_iter().enumerate() {
+            let id = case.get("id").and_then(Value::as_str);
+            let id = id.map_or_else(|| format!("cases[{index}]"), str::to_owned);
+            match serde_path_to_error::deserialize::<_, Case>(case) {
+                Ok(_) if !ids.insert(id.clone()) => {
+                    file.unreadable.push(Unreadable { error: format!("id: {id}: another case has it"), id });
+                }
+                Ok(case) => file.cases.push(case),
+                Err(error) => file.unreadable.push(Unreadable { id, error: error.to_string() }),
+            }
+        }
+        Ok(file)
     }
 }
 

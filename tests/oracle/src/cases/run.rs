@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 
 use super::expect::{
-    Expectation, OutOfScope, Place, Want, grid_expectations, probe_expectation, read_protocol,
+    Expectation, Family, OutOfScope, Place, Want, Whence, grid_expectations, probe_expectation, read_protocol,
 };
 use super::file::{Action, Case, CasesFile, Serve, Served, Step, World, WorldPod};
 use crate::model::{Cluster, ContainerPort, Flow, Node, Origin, Phase, Pod, Policy};
@@ -74,13 +74,11 @@ impl State {
     /// Carries out the actions of a step.
     pub fn take(&mut self, step: &Step) -> Result<()> {
         self.words.clear();
-        for action in &step.actions {
-            self.act(action)?;
-        }
-        Ok(())
+        step.actions.iter().try_for_each(|action| self.act(action))
     }
 
-    fn act(&mut self, action: &Action) -> Result<()> {
+    /// Carries out one action.
+    pub fn act(&mut self, action: &Action) -> Result<()> {
         let cluster = &mut self.cluster;
         match action {
             Action::Policy { ns, name, spec } => {
@@ -124,11 +122,13 @@ impl State {
     /// What a step expects, grids first. Call after [`State::take`].
     pub fn expectations(&self, step: &Step) -> Result<Vec<Expectation>> {
         let mut expectations = Vec::new();
-        for grid in &step.grids {
-            expectations.extend(grid_expectations(grid, &self.cluster)?);
+        for (index, grid) in step.grids.iter().enumerate() {
+            let cells = grid_expectations(index, grid, &self.cluster);
+            expectations.extend(cells.with_context(|| Whence::Grid(index).to_string())?);
         }
-        for probe in &step.probes {
-            expectations.push(probe_expectation(probe)?);
+        for (index, probe) in step.probes.iter().enumerate() {
+            let expectation = probe_expectation(index, probe);
+            expectations.push(expectation.with_context(|| Whence::Probe(index).to_string())?);
         }
         Ok(expectations)
     }
@@ -138,12 +138,17 @@ impl State {
         if !self.cluster_policies.is_empty() {
             return Err(OutOfScope::ClusterNetworkPolicy);
         }
-        if let Some(special) = &expectation.special {
-            return Err(OutOfScope::Special(special.clone()));
+        if let Some(special) = expectation.special() {
+            return Err(OutOfScope::Special(special));
         }
         if matches!(expectation.want, Want::Choice | Want::Mixed) {
             return Err(OutOfScope::NoSingleVerdict);
         }
+        self.connection(expectation, expectation.via)
+    }
+
+    /// The connection that an expectation means, in a family where one is given: for whoever makes it, whatever judges it.
+    pub fn connection(&self, expectation: &Expectation, family: Option<Family>) -> Result<Flow, OutOfScope> {
         let sources = match expectation.src_ip {
             Some(ip) => vec![ip],
             None => self.addresses(&expectation.from)?,
@@ -151,7 +156,8 @@ impl State {
         let mut pairs = Vec::new();
         for to in self.addresses(&expectation.to)? {
             for from in &sources {
-                if from.is_ipv6() == to.is_ipv6() && (to.is_ipv6() || !expectation.ipv6) {
+                let both = Family::of(to);
+                if Family::of(*from) == both && family.is_none_or(|family| family == both) {
                     pairs.push((*from, to));
                 }
             }
@@ -161,7 +167,8 @@ impl State {
         Ok(Flow { from, to, protocol: expectation.protocol, port: expectation.port, origin })
     }
 
-    fn addresses(&self, place: &Place) -> Result<Vec<IpAddr>, OutOfScope> {
+    /// The addresses that somebody at `place` has.
+    pub fn addresses(&self, place: &Place) -> Result<Vec<IpAddr>, OutOfScope> {
         match place {
             Place::Pod { ns, name } => Ok(self.pod(ns, name).map(|pod| pod.ips.clone()).unwrap_or_default()),
             Place::Node(name) => {

@@ -109,25 +109,46 @@ fn every_action_and_place() {
 }
 
 #[test]
-fn what_cannot_be_read_is_an_error() {
+fn what_cannot_be_read_names_the_case_the_place_and_the_value() {
     let wrong = [
-        ("- note: the words of it", "- shout: {name: q}"),
-        ("- note: the words of it", "- pod: {ns: x, name: c, colour: red}"),
-        ("- note: the words of it", "- np: {name: q, ns: x}"),
-        ("grid: -./X-}\n  - do", "grid: -./X-/--}\n  - do"),
-        ("grid: -./X-}\n  - do", "grid: -?/X-}\n  - do"),
-        ("pp: ICMP", "pp: GRE"),
-        ("want: mixed", "want: perhaps"),
-        ("del_cnp: {name: q}", "del_cnp: {name: other}"),
-        ("world: w", "world: other"),
+        ("- note: the words of it", "- shout: {name: q}", "steps[0].do[1]: action shout: unknown"),
+        ("- note: the words of it", "- pod: {ns: x, name: c, colour: red}", "unknown field `colour`"),
+        ("- note: the words of it", "- np: {name: q, ns: x}", "steps[0].do[1]: action np: no spec"),
+        ("pods: [x/c, x/a], grid", "colour: red, grid", "steps[0].grids[0].colour: unknown field `colour`"),
+        ("grid: -./X-}\n  - do", "grid: -./X-/--}\n  - do", "grid 1: 3 rows for 2 pods: -./X-/--"),
+        ("grid: -./X-}\n  - do", "grid: -?/X-}\n  - do", "grid 1: grid: cell '?' of row -?"),
+        ("pp: ICMP", "pp: GRE", "probe 5: protocol GRE"),
+        ("want: mixed", "want: perhaps", "probe 12: want: perhaps"),
+        ("kind: packet", "kind: parcel", "probe 13: kind: parcel"),
+        ("kind: packet, ", "", "probe 13: flags: \"SYN\": no field of a probe"),
+        ("del_cnp: {name: q}", "del_cnp: {name: other}", "del_cnp other: no such policy"),
+        ("world: w", "world: other", "no world other"),
     ];
-    for (right, wrong) in wrong {
-        let text = FILE.replace(right, wrong);
+    for (right, wrong, why) in wrong {
+        let text = FILE.replacen(right, wrong, 1);
         assert_ne!(text, FILE, "{right} is not in the file");
-        let outcome = CasesFile::parse(&text).and_then(|file| {
-            let mut steps = file.steps(&file.cases[0])?;
-            steps.try_for_each(|step| step.map(drop))
-        });
-        assert!(outcome.is_err(), "{wrong}");
+        let file = CasesFile::parse(&text).unwrap();
+        let mut errors: Vec<String> =
+            file.unreadable.iter().map(|case| format!("{}: {}", case.id, case.error)).collect();
+        for case in &file.cases {
+            let steps = file.steps(case).and_then(|mut steps| steps.try_for_each(|step| step.map(drop)));
+            errors.extend(steps.err().map(|error| format!("{error:#}")));
+        }
+        assert!(errors.len() == 1 && errors[0].contains(why), "{wrong}: {errors:?} lacks {why:?}");
     }
+}
+
+#[test]
+fn a_case_that_cannot_be_read_leaves_the_others() {
+    let text =
+        format!("{FILE}- {{id: t-2, colour: red}}\n- {{id: t-1, suite: s, title: t, world: w, steps: []}}\n");
+    let file = CasesFile::parse(&text).unwrap();
+    assert_eq!(file.cases.len(), 1);
+    let ids: Vec<&str> = file.unreadable.iter().map(|case| case.id.as_str()).collect();
+    assert_eq!(ids, ["t-2", "t-1"]);
+    assert!(file.unreadable[0].error.contains("unknown field `colour`"), "{:?}", file.unreadable);
+    assert!(file.unreadable[1].error.contains("another case has it"), "{:?}", file.unreadable);
+
+    let other = FILE.replacen("version: 1", "version: 2", 1);
+    assert!(CasesFile::parse(&other).unwrap_err().to_string().contains("version: 2"));
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use sluice_oracle::cases::{CasesFile, OutOfScope, Want};
+use sluice_oracle::cases::{CasesFile, Family, OutOfScope, Want};
 use sluice_oracle::judge;
 
 #[test]
 fn oracle_agrees_with_the_public_cases() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../cases/public.yaml");
     let file = CasesFile::read(&path).unwrap();
+    assert_eq!(file.unreadable, []);
     let mut decided: BTreeMap<&str, usize> = BTreeMap::new();
     let mut left: BTreeMap<(&str, OutOfScope), usize> = BTreeMap::new();
     let mut wrong = Vec::new();
@@ -74,7 +75,7 @@ fn the_same_over_ipv6() {
                 continue;
             }
             for mut expectation in expectations {
-                expectation.ipv6 = true;
+                expectation.via = Some(Family::Ipv6);
                 if let Ok(flow) = state.flow(&expectation) {
                     judged += 1;
                     let allowed = judge(&state.cluster, &flow).allowed();
