@@ -4,3 +4,4 @@ pub mod agent_world;
 pub mod cluster;
 pub mod kernel;
 pub mod namespace;
+pub mod packets;
