@@ -42,8 +42,13 @@ const OPTIONS: [(&str, &[u8]); 6] = [
     ("time stamp", &[0x44, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
     ("record route", &[7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
     // Where the ports of a packet without options would stand, this says 5300.
-    ("forty bytes that look like ports", &[1, 1, 1, 1, 0x14, 0xb4, 0x14, 0xb4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]),
+    (
+        "forty bytes that look like ports",
+        &[
+            1, 1, 1, 1, 0x14, 0xb4, 0x14, 0xb4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+            1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0,
+        ],
+    ),
 ];
 
 /// UDP and TCP to a port behind each set of options.
@@ -85,7 +90,17 @@ const CHAINS: [Chain; 8] = [
     ("routing", &[(43, ROUTING)]),
     ("authentication", &[(51, AUTHENTICATION)]),
     ("an atomic fragment", &[(44, ATOMIC_FRAGMENT)]),
-    ("six", &[(0, PADDING), (60, LONG_PADDING), (43, ROUTING), (44, ATOMIC_FRAGMENT), (51, AUTHENTICATION), (60, PADDING)]),
+    (
+        "six",
+        &[
+            (0, PADDING),
+            (60, LONG_PADDING),
+            (43, ROUTING),
+            (44, ATOMIC_FRAGMENT),
+            (51, AUTHENTICATION),
+            (60, PADDING),
+        ],
+    ),
 ];
 const SEVEN: &[(u8, &[u8])] =
     &[(0, PADDING), (60, PADDING), (60, PADDING), (60, PADDING), (60, PADDING), (60, PADDING), (60, PADDING)];

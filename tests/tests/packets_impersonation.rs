@@ -40,12 +40,7 @@ impl Stage {
         let [IpAddr::V4(gateway4), IpAddr::V6(gateway6)] = lab.world.node("node1")?.gateways() else {
             anyhow::bail!("a node's gateways are IPv4 and IPv6");
         };
-        Ok(Self {
-            lab,
-            way,
-            others4: [far4, gateway4, NOBODY4],
-            others6: [far6, gateway6, NOBODY6],
-        })
+        Ok(Self { lab, way, others4: [far4, gateway4, NOBODY4], others6: [far6, gateway6, NOBODY6] })
     }
 
     fn own4(&self) -> Result<Ipv4Addr> {

@@ -25,7 +25,10 @@ fn datagrams(way: &Crossing, port: u16) -> Result<Vec<(IpAddr, Vec<u8>)>> {
     routes.extend(broadcast.map(|to| v4.to_address(to.into()).to_mac(BROADCAST)));
     routes.extend(groups4.map(|to| v4.to_address(to.into())));
     routes.extend(groups6.map(|to| v6.to_address(to.into())));
-    routes.iter().map(|route| Ok((route.dst, ip(*route, UDP, &udp(*route, port, port, b"anybody?")?)?))).collect()
+    routes
+        .iter()
+        .map(|route| Ok((route.dst, ip(*route, UDP, &udp(*route, port, port, b"anybody?")?)?)))
+        .collect()
 }
 
 /// The addresses whose datagrams arrive.
@@ -52,7 +55,9 @@ fn an_isolated_pod_sends_to_the_groups_that_a_block_covers() -> Result<()> {
     assert!(dropped >= EVERY.len() as u64, "{dropped} drops by policy");
 
     let block = |cidr: &str, rest: &str| {
-        format!("podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: '{cidr}'}}}}] {rest}}}]")
+        format!(
+            "podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: '{cidr}'}}}}] {rest}}}]"
+        )
     };
     for (cidr, expected) in [
         ("224.0.0.0/4", &EVERY[2..4]),
@@ -71,7 +76,10 @@ fn an_isolated_pod_sends_to_the_groups_that_a_block_covers() -> Result<()> {
     assert_eq!(reached(&way, MDNS)?, EVERY[2..4]);
     assert_eq!(reached(&way, MDNS + 1)?, [""; 0]);
     // No selector of pods means a group, though all its members be pods.
-    lab.apply("guest/group", "podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}]}]")?;
+    lab.apply(
+        "guest/group",
+        "podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}]}]",
+    )?;
     assert_eq!(reached(&way, MDNS)?, [""; 0]);
     Ok(())
 }
@@ -124,7 +132,8 @@ fn is_answered(lab: &Lab, group: IpAddr) -> Result<bool> {
 /// to, so nothing tells them from any other packet.
 #[test]
 fn a_question_to_a_group_opens_nothing_for_the_answer() -> Result<()> {
-    const ASK: &str = "egress: [{to: [{ipBlock: {cidr: 224.0.0.251/32}}, {ipBlock: {cidr: 'ff02::fb/128'}}]}]";
+    const ASK: &str =
+        "egress: [{to: [{ipBlock: {cidr: 224.0.0.251/32}}, {ipBlock: {cidr: 'ff02::fb/128'}}]}]";
     let lab = Lab::start(three_pods("slmulti"))?;
     let groups: [IpAddr; 2] =
         [Ipv4Addr::new(224, 0, 0, 251).into(), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb).into()];

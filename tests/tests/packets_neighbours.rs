@@ -59,7 +59,10 @@ fn a_node_reaches_its_denied_pod_and_the_pod_its_node_from_empty_caches() -> Res
         // The pod asks for its gateway.
         lab.expect_probes("shop/web node1.bridge ping opens");
         for gateway in lab.world.node("node1")?.gateways() {
-            ensure!(resolved(&lab, "shop/web", gateway)?.is_none(), "{gateway} was reached without resolution");
+            ensure!(
+                resolved(&lab, "shop/web", gateway)?.is_none(),
+                "{gateway} was reached without resolution"
+            );
         }
     }
     Ok(())
@@ -90,7 +93,8 @@ fn a_denied_pod_reports_the_groups_that_it_joins() -> Result<()> {
     let socket = pod.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 5400)))??;
     let interface = pod.run(|| nix::net::if_::if_nametoindex("eth0"))??;
     let is_report = |frame: &[u8]| {
-        icmp6_kind(frame).is_some_and(|kind| REPORTS.contains(&kind)) && frame.windows(16).any(|at| at == GROUP.octets())
+        icmp6_kind(frame).is_some_and(|kind| REPORTS.contains(&kind))
+            && frame.windows(16).any(|at| at == GROUP.octets())
     };
     socket.join_multicast_v6(&GROUP, interface)?;
     bridge.until(ALLOW_TIMEOUT, is_report).context("the report of a pod that joins")?;

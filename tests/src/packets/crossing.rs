@@ -27,10 +27,7 @@ impl Crossing {
         Ok(Self {
             from: open(source)?,
             to: open(target)?,
-            addresses: [
-                (source.ipv4.into(), target.ipv4.into()),
-                (source.ipv6.into(), target.ipv6.into()),
-            ],
+            addresses: [(source.ipv4.into(), target.ipv4.into()), (source.ipv6.into(), target.ipv6.into())],
             marks: Cell::new(0),
         })
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use etherparse::checksum::Sum16BitWords;
-use etherparse::{EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, Ipv6FlowLabel};
+use etherparse::{EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
