@@ -48,7 +48,7 @@ fn arrives_whole(from: &Netns, receiver: &UdpSocket, to: SocketAddr) -> Result<b
 
 /// Whether it arrives at `to`, which is an address of `server`, from each of the senders.
 fn arrivals_at(lab: &Lab, server: &str, to: SocketAddr, timeout: Duration) -> Result<[bool; 2]> {
-    let receiver = lab.ns(server)?.run(|| UdpSocket::bind((any(to.ip()), to.port())))??;
+    let receiver = lab.ns(server)?.run(|| UdpSocket::bind(to))??;
     receiver.set_read_timeout(Some(timeout))?;
     let arrives = |from: &str| arrives_whole(&lab.ns(from)?, &receiver, to);
     Ok([arrives("guest/client")?, arrives("visitor")?])
