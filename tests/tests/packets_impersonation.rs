@@ -1,10 +1,11 @@
 //! A pod speaks for itself alone, isolated or not: what it sends under another's name is neither delivered nor counted
 //! as anything else.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use anyhow::Result;
 use policy_common::{Direction, DropReason};
+use sluice_netns::ALLOW_TIMEOUT;
 use sluice_tests::agent_world::Lab;
 use sluice_tests::packets::counters::Counters;
 use sluice_tests::packets::crossing::Crossing;
@@ -13,6 +14,7 @@ use sluice_tests::packets::neighbour::{
     ARP_REPLY, ARP_REQUEST, advertisement, arp, redirect, router_advertisement, solicitation,
 };
 use sluice_tests::packets::three_pods;
+use sluice_tests::packets::wire::mac;
 
 const OWN_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xbad);
 const ALL_NODES: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
@@ -179,4 +181,105 @@ fn a_pod_is_no_router() -> Result<()> {
         frames.push(("a router advertisement in a fragment", fragment(route, ICMP6, first, &advertised)?));
     }
     stage.is_dropped(&frames, DropReason::RouterSpoof)
+}
+
+/// Priority tags (IEEE 802.1Q, VLAN 0): whoever receives a frame takes them off and goes on as if there had been none.
+fn tagged(frame: &[u8]) -> [Vec<u8>; 3] {
+    let (addresses, rest) = frame.split_at(12);
+    let with = |tags: &[u8]| [addresses, tags, rest].concat();
+    [
+        with(&[0x81, 0x00, 0x60, 0x00]),
+        with(&[0x88, 0xa8, 0x60, 0x00]),
+        with(&[0x81, 0x00, 0x60, 0x00, 0x81, 0x00, 0x60, 0x00]),
+    ]
+}
+
+/// Behind more destination options than the program walks.
+fn behind_seven(route: Route, protocol: u8, message: &[u8]) -> Result<Vec<u8>> {
+    let mut payload = [60, 0, 1, 4, 0, 0, 0, 0].repeat(6);
+    payload.extend([protocol, 0, 1, 4, 0, 0, 0, 0]);
+    payload.extend_from_slice(message);
+    ip(route, 60, &payload)
+}
+
+#[test]
+fn no_shape_of_a_packet_hides_whose_name_it_bears() -> Result<()> {
+    let stage = Stage::set()?;
+    let [v4, v6] = stage.way.routes();
+    let (other4, other6) = (stage.others4[0], stage.others6[0]);
+    let own6 = stage.own6()?;
+    let mut frames = Frames::new();
+    for (name, frame) in [
+        ("foreign IPv4 with a priority tag", datagram(v4.from_address(other4.into()))?),
+        ("foreign IPv6 with a priority tag", datagram(v6.from_address(other6.into()))?),
+        ("foreign ARP with a priority tag", arp(v4, ARP_REPLY, other4, NOBODY4, b"")),
+        ("an advertisement for another with a priority tag", advertisement(v6, other6)?),
+        ("a router advertisement with a priority tag", ip(v6, ICMP6, &router_advertisement(v6))?),
+    ] {
+        frames.extend(tagged(&frame).map(|frame| (name, frame)));
+    }
+    let as_other = v6.from_address(other6.into());
+    frames.push((
+        "foreign IPv6 behind seven",
+        behind_seven(as_other, UDP, &udp(as_other, 4000, 4001, b"who?")?)?,
+    ));
+    frames.push(("a router advertisement behind seven", behind_seven(v6, ICMP6, &router_advertisement(v6))?));
+    frames.push(("a redirect behind seven", behind_seven(v6, ICMP6, &redirect(v6, NOBODY6, own6))?));
+    let socket = stage.lab.ns("shop/near")?.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 4001)))??;
+    socket.set_nonblocking(true)?;
+    for isolated in [true, false] {
+        if isolated {
+            stage.lab.apply("guest/isolated", ISOLATED)?;
+        } else {
+            stage.lab.delete("guest/isolated")?;
+        }
+        assert_eq!(arrived(&stage.way, &frames)?, [""; 0], "arrived, isolated: {isolated}");
+        let heard = socket.recv_from(&mut [0; 64]).map(|(_, from)| from).ok();
+        assert_eq!(heard, None, "a socket heard somebody who did not speak, isolated: {isolated}");
+    }
+    Ok(())
+}
+
+/// The node takes the tag off, too, and would route the packet to a pod whose policy trusts the name.
+#[test]
+fn no_tag_carries_a_name_past_the_node_to_an_isolated_pod() -> Result<()> {
+    let stage = Stage::set()?;
+    let lab = &stage.lab;
+    let trust = "podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 10.244.2.0/24}}, {ipBlock: {cidr: 'fd00:10:244:2::/64'}}]}]";
+    lab.apply("shop/trust", trust)?;
+    let socket = lab.ns("shop/near")?.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 4001)))??;
+    socket.set_nonblocking(true)?;
+    let gateway = mac(lab.world.node("node1")?.ns(), "cni0")?;
+    let [v4, v6] = stage.way.routes().map(|route| route.to_mac(gateway));
+    // By itself the node forwards what is addressed like this, and the pod is judged by its name: refused.
+    // Under the trusted name, in any dress, it would get in.
+    let mut frames = Vec::new();
+    for route in [v4.from_address(stage.others4[0].into()), v6.from_address(stage.others6[0].into())] {
+        let plain = datagram(route)?;
+        frames.extend(tagged(&plain));
+        frames.push(plain);
+    }
+    for frame in &frames {
+        stage.way.from.send(frame)?;
+    }
+    // Behind them on the same way, and refused by nobody: a pod that is trusted.
+    let trusted = lab.ns("shop/far")?.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 4100)))??;
+    for to in lab.sockets("shop/near", 4001)? {
+        trusted.send_to(b"trusted", to)?;
+    }
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(ALLOW_TIMEOUT))?;
+    for _ in 0..2 {
+        let (_, from) = socket.recv_from(&mut [0; 64])?;
+        assert_eq!(from.port(), 4100, "a datagram came in under the name of {}", from.ip());
+    }
+    Ok(())
+}
+
+/// A node-local DNS cache answers from a link-local address: a pod that has an address of its own has no use for one.
+#[test]
+fn nobody_answers_under_a_link_local_ipv4_address() -> Result<()> {
+    let stage = Stage::set()?;
+    let route = stage.way.v4().from_address(Ipv4Addr::new(169, 254, 20, 10).into());
+    stage.is_dropped(&vec![("from a link-local address", datagram(route)?)], DropReason::Spoofed)
 }

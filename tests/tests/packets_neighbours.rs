@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use anyhow::{Context as _, Result, ensure};
 use policy_common::{Direction, PassReason};
 use sluice_netns::{ALLOW_TIMEOUT, PodSpec, WorldBuilder};
-use sluice_tests::agent_world::{Lab, eventually, shell};
+use sluice_tests::agent_world::{Lab, eventually, outside6, shell};
 use sluice_tests::packets::counters::Counters;
 use sluice_tests::packets::crossing::Crossing;
-use sluice_tests::packets::neighbour::{icmp6_kind, listener_query};
+use sluice_tests::packets::neighbour::{advertisement, icmp6_kind, listener_query, solicitation};
 use sluice_tests::packets::three_pods;
-use sluice_tests::packets::wire::Wire;
+use sluice_tests::packets::wire::{Wire, mac};
 
 const DENY_ALL: &str = "podSelector: {}, policyTypes: [Ingress, Egress]";
 /// Version 1 and version 2 of "I listen" (RFC 2710, RFC 3810).
@@ -108,5 +108,38 @@ fn a_denied_pod_reports_the_groups_that_it_joins() -> Result<()> {
     way.from.send(&query)?;
     way.to.until(ALLOW_TIMEOUT, |frame| icmp6_kind(frame) == Some(QUERY)).context("the query")?;
     bridge.until(ALLOW_TIMEOUT, is_report).context("the report of a pod that is asked")?;
+    Ok(())
+}
+
+/// Neighbour discovery is between neighbours: what would be routed is no neighbour discovery, and a denied pod could tell
+/// anybody anything in it.
+#[test]
+fn neighbour_discovery_does_not_leave_the_link_of_a_denied_pod() -> Result<()> {
+    let lab = Lab::start(three_pods("slneigh").outside(
+        "stranger",
+        [172, 16, 8, 10].into(),
+        Some(outside6(8, 10)),
+    ))?;
+    lab.apply("guest/deny", DENY_ALL)?;
+    let node = lab.world.node("node1")?;
+    let way = Crossing::between(&lab, "guest/client", "shop/near")?;
+    // What the node would forward.
+    let uplink = Wire::open(node.ns(), "eth0")?;
+    let stranger = outside6(8, 10);
+    let route = way.v6().to_mac(mac(node.ns(), "cni0")?).to_address(stranger.into());
+    let IpAddr::V6(own) = route.src else { anyhow::bail!("an IPv6 route has an IPv6 source") };
+    for frame in [solicitation(route, stranger)?, advertisement(route, own)?] {
+        way.from.send(&frame)?;
+    }
+    // The node's own packet follows them.
+    let said = node.ns().run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)))??;
+    said.send_to(b"the last one", (stranger, 9))?;
+    let seen =
+        uplink.until(ALLOW_TIMEOUT, |frame| frame.windows(12).any(|bytes| bytes == b"the last one"))?;
+    let own = own.octets();
+    ensure!(
+        seen.iter().all(|frame| frame.get(22..38) != Some(&own[..])),
+        "neighbour discovery of the pod was routed out of the node"
+    );
     Ok(())
 }

@@ -58,7 +58,8 @@ impl Crossing {
         let mark = self.mark();
         self.from.send(&mark)?;
         let seen = self.to.until(ALLOW_TIMEOUT, |frame| *frame == mark[..])?;
-        Ok(frames.iter().map(|frame| seen.contains(frame)).collect())
+        let seen: Vec<Vec<u8>> = seen.iter().map(|frame| untagged(frame)).collect();
+        Ok(frames.iter().map(|frame| seen.contains(&untagged(frame))).collect())
     }
 
     /// An ARP request for the sender's own address, each with another number behind it.
@@ -70,4 +71,13 @@ impl Crossing {
         };
         arp(self.v4(), ARP_REQUEST, own, own, &[&b"mark"[..], &self.marks.get().to_be_bytes()].concat())
     }
+}
+
+/// The frame without its VLAN tags. A socket is shown a frame without the outermost (packet(7) tells it apart).
+fn untagged(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    while let Some([0x81, 0x00] | [0x88, 0xa8]) = frame.get(12..14) {
+        frame.drain(12..16.min(frame.len()));
+    }
+    frame
 }
