@@ -13,6 +13,7 @@ use sluice_tests::packets::counters::Counters;
 use sluice_tests::packets::crossing::Crossing;
 use sluice_tests::packets::frames::{Piece, Route, TCP, UDP, flag, fragment, tcp, udp};
 use sluice_tests::packets::three_pods;
+use sluice_tests::packets::wire::Wire;
 
 const ALLOWED: u16 = 5300;
 const DENIED: u16 = 5301;
@@ -54,18 +55,13 @@ fn arrivals_at(lab: &Lab, server: &str, to: SocketAddr, timeout: Duration) -> Re
     Ok([arrives("guest/client")?, arrives("visitor")?])
 }
 
-#[test]
-fn a_large_datagram_arrives_whole_or_not_at_all() -> Result<()> {
-    let lab = lab()?;
-    // As the pods' links have it: path-MTU discovery would cost the first datagram.
-    shell(&lab.ns("visitor")?, "ip link set eth0 mtu 1430")?;
-    let (near, far) = (Counters::of(lab.world.node("node1")?)?, Counters::of(lab.world.node("node2")?)?);
+/// Large datagrams from everybody to both servers, to the allowed port and to the denied one.
+fn verdicts_on_large_datagrams(lab: &Lab) -> Result<()> {
     thread::scope(|scope| -> Result<()> {
         let mut running = Vec::new();
         for server in ["shop/near", "shop/far"] {
             for (port, timeout) in [(ALLOWED, ALLOW_TIMEOUT), (DENIED, DENY_TIMEOUT)] {
                 for to in lab.sockets(server, port)? {
-                    let lab = &lab;
                     running.push((to, scope.spawn(move || arrivals_at(lab, server, to, timeout))));
                 }
             }
@@ -74,7 +70,16 @@ fn a_large_datagram_arrives_whole_or_not_at_all() -> Result<()> {
             assert_eq!(thread.join().unwrap()?, [to.port() == ALLOWED; 2], "at {to}");
         }
         Ok(())
-    })?;
+    })
+}
+
+#[test]
+fn a_large_datagram_arrives_whole_or_not_at_all() -> Result<()> {
+    let lab = lab()?;
+    // As the pods' links have it: path-MTU discovery would cost the first datagram.
+    shell(&lab.ns("visitor")?, "ip link set eth0 mtu 1430")?;
+    let (near, far) = (Counters::of(lab.world.node("node1")?)?, Counters::of(lab.world.node("node2")?)?);
+    verdicts_on_large_datagrams(&lab)?;
     // Three pieces each: one is judged by its port, two follow it. Two families, two senders, and twice as many at node1,
     // which sees half of them leave as well.
     assert_eq!(near.passed(PassReason::Fragment, Direction::Ingress)?.packets, 8);
@@ -221,4 +226,21 @@ fn a_second_first_piece_is_judged_by_its_own_port() -> Result<()> {
         assert_eq!(way.arrivals(&[allowed, denied])?, [true, false]);
     }
     Ok(())
+}
+
+/// As on every node with kube-proxy: netfilter tracks connections, so that it puts datagrams together on their way and cuts
+/// them again, also on the bridge.
+#[test]
+fn a_node_that_reassembles_on_the_way_changes_no_verdict() -> Result<()> {
+    let lab = lab()?;
+    shell(&lab.ns("visitor")?, "ip link set eth0 mtu 1430")?;
+    for node in ["node1", "node2"] {
+        let track = "add table inet track; add chain inet track early { type filter hook prerouting priority 0; }; \
+                     add rule inet track early ct state new counter";
+        shell(&lab.ns(node)?, &format!("nft '{track}'"))?;
+    }
+    verdicts_on_large_datagrams(&lab)?;
+    // Somebody who watches the bridge makes the kernel cut other pieces than came: new ones, that came from nowhere.
+    let _watching = [Wire::open(&lab.ns("node1")?, "cni0")?, Wire::open(&lab.ns("node2")?, "cni0")?];
+    verdicts_on_large_datagrams(&lab)
 }
