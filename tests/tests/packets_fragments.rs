@@ -228,6 +228,12 @@ fn a_second_first_piece_is_judged_by_its_own_port() -> Result<()> {
     Ok(())
 }
 
+fn track(lab: &Lab, node: &str) -> Result<()> {
+    let rules = "add table inet track; add chain inet track early { type filter hook prerouting priority 0; }; \
+                 add rule inet track early ct state new counter";
+    shell(&lab.ns(node)?, &format!("nft '{rules}'")).map(drop)
+}
+
 /// As on every node with kube-proxy: netfilter tracks connections, so that it puts datagrams together on their way and cuts
 /// them again, also on the bridge.
 #[test]
@@ -235,12 +241,32 @@ fn a_node_that_reassembles_on_the_way_changes_no_verdict() -> Result<()> {
     let lab = lab()?;
     shell(&lab.ns("visitor")?, "ip link set eth0 mtu 1430")?;
     for node in ["node1", "node2"] {
-        let track = "add table inet track; add chain inet track early { type filter hook prerouting priority 0; }; \
-                     add rule inet track early ct state new counter";
-        shell(&lab.ns(node)?, &format!("nft '{track}'"))?;
+        track(&lab, node)?;
     }
     verdicts_on_large_datagrams(&lab)?;
     // Somebody who watches the bridge makes the kernel cut other pieces than came: new ones, that came from nowhere.
     let _watching = [Wire::open(&lab.ns("node1")?, "cni0")?, Wire::open(&lab.ns("node2")?, "cni0")?];
     verdicts_on_large_datagrams(&lab)
+}
+
+/// Netfilter cuts a flooded frame's datagram into new packets, of which the kernel does not say where they came from: they
+/// are not the node's own for that.
+#[test]
+fn pieces_that_the_bridge_floods_are_not_taken_for_the_nodes_own() -> Result<()> {
+    let lab = lab()?;
+    lab.delete("guest/out")?;
+    let counters = Counters::of(lab.world.node("node1")?)?;
+    track(&lab, "node1")?;
+    let way = Crossing::between(&lab, "guest/client", "shop/near")?;
+    for route in way.routes() {
+        let socket = lab.ns("shop/near")?.run(|| UdpSocket::bind((any(route.dst), DENIED)))??;
+        let before = counters.passed(PassReason::Host, Direction::Ingress)?.packets;
+        for to in [route.to_mac, [0xff; 6]] {
+            way.arrivals(&pieces(route.to_mac(to), DENIED, 61)?)?;
+            assert_eq!(received(&socket)?, [0; 0], "{} to {to:x?}", route.dst);
+        }
+        let after = counters.passed(PassReason::Host, Direction::Ingress)?.packets;
+        eprintln!("host passes: {}", after - before);
+    }
+    Ok(())
 }
