@@ -165,6 +165,32 @@ fn neighbour_discovery_names_no_other() -> Result<()> {
     stage.is_dropped(&frames, DropReason::Spoofed)
 }
 
+/// Duplicate address detection (RFC 4862 section 5.4.3, RFC 5227 section 2.1.1): two who ask for one address from none of
+/// their own both give it up, so that a question alone keeps a starting pod from its address.
+#[test]
+fn a_pod_claims_no_address_of_another() -> Result<()> {
+    let stage = Stage::set()?;
+    let (v4, v6) = (stage.way.v4(), stage.way.v6().from_address(Ipv6Addr::UNSPECIFIED.into()));
+    let claim4 = |address| arp(v4, ARP_REQUEST, Ipv4Addr::UNSPECIFIED, address, b"");
+    let claim6 = |address: Ipv6Addr| {
+        let [.., a, b, c] = address.octets();
+        let last = [u16::from(a) | 0xff00, u16::from(b) << 8 | u16::from(c)];
+        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, last[0], last[1]);
+        solicitation(v6.to_address(group.into()), address)
+    };
+    stage.is_delivered(&vec![
+        ("its own IPv4", claim4(stage.own4()?)),
+        ("its own IPv6", claim6(stage.own6()?)?),
+        ("its own link-local address", claim6(OWN_LINK_LOCAL)?),
+    ])?;
+    let mut frames = Frames::new();
+    for (other4, other6) in stage.others4.into_iter().zip(stage.others6) {
+        frames.push(("another's IPv4", claim4(other4)));
+        frames.push(("another's IPv6", claim6(other6)?));
+    }
+    stage.is_dropped(&frames, DropReason::Spoofed)
+}
+
 #[test]
 fn a_pod_is_no_router() -> Result<()> {
     let stage = Stage::set()?;
