@@ -3,11 +3,13 @@
 
 use anyhow::Result;
 use policy_common::{Direction, DropReason};
-use sluice_tests::agent_world::Lab;
+use sluice_netns::ALLOW_TIMEOUT;
+use sluice_tests::agent_world::{Lab, eventually, outside6};
 use sluice_tests::packets::counters::Counters;
 use sluice_tests::packets::crossing::Crossing;
 use sluice_tests::packets::frames::{ICMP6, Route, TCP, UDP, flag, icmp, ip, ip_with, tcp, udp};
 use sluice_tests::packets::three_pods;
+use sluice_tests::packets::wire::{Wire, mac};
 
 const ALLOWED: u16 = 5300;
 const DENIED: u16 = 5301;
@@ -138,20 +140,26 @@ fn ipv6_extension_headers_hide_no_port() -> Result<()> {
 
 #[test]
 fn a_chain_longer_than_the_bound_is_dropped_as_such() -> Result<()> {
-    let lab = lab()?;
-    let way = Crossing::between(&lab, "guest/client", "shop/near")?;
-    let seven = [chained(way.v6(), SEVEN, UDP, &udp(way.v6(), 4000, ALLOWED, b"chain")?)?];
+    let lab =
+        Lab::start(three_pods("slhead").outside("visitor", [172, 16, 8, 10].into(), Some(outside6(8, 10))))?;
     isolate(&lab, "{}")?;
-    let counters = Counters::of(lab.world.node("node1")?)?;
-    let before = counters.dropped(DropReason::ExtensionChain, Direction::Egress)?;
-    assert_eq!(way.arrivals(&seven)?, [false]);
-    assert_eq!(counters.dropped(DropReason::ExtensionChain, Direction::Egress)?, before + 1);
-    // The receiver's side says the same.
-    lab.delete("guest/out")?;
-    let before = counters.dropped(DropReason::ExtensionChain, Direction::Ingress)?;
-    assert_eq!(way.arrivals(&seven)?, [false]);
-    assert_eq!(counters.dropped(DropReason::ExtensionChain, Direction::Ingress)?, before + 1);
-    Ok(())
+    let node = lab.world.node("node1")?;
+    let counters = Counters::of(node)?;
+    let dropped = |direction| counters.dropped(DropReason::ExtensionChain, direction);
+    let way = Crossing::between(&lab, "guest/client", "shop/near")?;
+    let seven = |route: Route| chained(route, SEVEN, UDP, &udp(route, 4000, ALLOWED, b"chain")?);
+    let before = dropped(Direction::Egress)?;
+    assert_eq!(way.arrivals(&[seven(way.v6())?])?, [false]);
+    assert_eq!(dropped(Direction::Egress)?, before + 1);
+    // Towards the pod, from somebody whose packets no program has seen before.
+    let visitor = Wire::open(&lab.ns("visitor")?, "eth0")?;
+    let (from_mac, to_mac) = (visitor.mac, mac(node.ns(), "eth0")?);
+    let before = dropped(Direction::Ingress)?;
+    visitor.send(&seven(Route { from_mac, to_mac, src: outside6(8, 10).into(), dst: way.v6().dst })?)?;
+    eventually(ALLOW_TIMEOUT, || {
+        let count = dropped(Direction::Ingress)?;
+        Ok((count != before + 1).then(|| format!("{} were dropped", count - before)))
+    })
 }
 
 /// GRE, ESP, IPIP and 6in4 over IPv4 and IPv6, and ping, which is judged like them. What they carry is the allowed port's:
