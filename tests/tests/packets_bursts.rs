@@ -48,7 +48,7 @@ fn upload(from: &Netns, at: &Netns, to: SocketAddr) -> Result<Duration> {
             client.shutdown(Shutdown::Write)
         });
         let arrived = io::copy(&mut server, &mut io::sink()).context("reading")?;
-        writer.join().unwrap().context("writing")?;
+        writer.join().expect("the writer does not panic").context("writing")?;
         Ok(arrived)
     })?;
     ensure!(arrived == BYTES as u64, "{arrived} bytes arrived at {to}");

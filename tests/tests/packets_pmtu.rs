@@ -92,7 +92,7 @@ fn pour(mut from: TcpStream, mut into: TcpStream) -> Result<u64> {
         let writer = scope
             .spawn(move || from.write_all(&vec![0x5a; BYTES]).and_then(|()| from.shutdown(Shutdown::Write)));
         let arrived = io::copy(&mut into, &mut io::sink()).context("reading")?;
-        writer.join().unwrap().context("writing")?;
+        writer.join().expect("the writer does not panic").context("writing")?;
         Ok(arrived)
     })
 }
