@@ -48,23 +48,30 @@ pub fn decide<P: Packet, T: Tables>(
     match verdict {
         // Nobody may pass for another, isolated or not.
         Verdict::Drop(DropReason::Spoofed | DropReason::RouterSpoof) => verdict,
+        // Nor hide behind what is not read here: a receiver takes a priority tag off and walks the longest chain.
+        Verdict::Drop(DropReason::Vlan | DropReason::ExtensionChain)
+            if arrival.direction == Direction::Egress =>
+        {
+            verdict
+        }
         Verdict::Drop(_) if sets.egress == 0 && sets.ingress == 0 => Verdict::Pass(PassReason::NotIsolated),
         verdict => verdict,
     }
 }
 
-/// ARP always works, but a pod speaks only for its own address (RFC 826; a probe of RFC 5227 names none as sender).
+/// ARP always works, but a pod speaks only for its own address (RFC 826), and a probe, which names no sender, claims its
+/// target (RFC 5227).
 #[inline(always)]
 fn arp<P: Packet, T: Tables>(packet: &P, tables: &T, endpoint: &Endpoint, arrival: &Arrival) -> Verdict {
     // The sender's protocol address is at 14: the second half of one word and the first of the next.
-    let Some(message) = packet.load::<20>(parse::ETHERNET) else {
+    let Some(message) = packet.load::<28>(parse::ETHERNET) else {
         return Verdict::Drop(DropReason::Truncated);
     };
     let sender = (u32::from(message.be16(14)) << 16 | u32::from(message.be16(16))).to_be();
+    let claimed = if sender == 0 { message.word(24) } else { sender };
     if arrival.direction == Direction::Egress
-        && sender != endpoint.v4.word()
-        && sender != 0
-        && !tables.is_extra_source(&source_key(arrival.ifindex, 4, &[sender, 0, 0, 0]))
+        && claimed != endpoint.v4.word()
+        && !tables.is_extra_source(&source_key(arrival.ifindex, 4, &[claimed, 0, 0, 0]))
     {
         return Verdict::Drop(DropReason::Spoofed);
     }
@@ -95,6 +102,7 @@ impl<T: Tables> Judge<'_, T> {
         if matches!(ip.transport, Transport::Icmp)
             && ip.family == 6
             && let Some(verdict) = neighbour(ip, self.arrival.direction)
+            && (!verdict.is_pass() || self.stays_on_link())
         {
             return match verdict {
                 Verdict::Pass(_) if !self.speaks_for_itself(packet) => Verdict::Drop(DropReason::Spoofed),
@@ -198,10 +206,12 @@ impl<T: Tables> Judge<'_, T> {
         }
         let unconfigured = if self.ip.family == 4 {
             let first = u32::from_be(address[0]);
-            if first == 0 || first >> 16 == 0xa9fe {
+            let unconfigured = self.endpoint.v4.word() == 0;
+            // With an address of its own nobody needs a link-local one, and a node-local DNS cache has one.
+            if first == 0 || (unconfigured && first >> 16 == 0xa9fe) {
                 return false;
             }
-            self.endpoint.v4.word() == 0
+            unconfigured
         } else {
             if is_link_scoped(address) {
                 return false;
@@ -221,6 +231,7 @@ impl<T: Tables> Judge<'_, T> {
     /// (RFC 4861 section 4.4).
     #[inline(never)]
     fn speaks_for_itself<P: Packet>(&self, packet: &P) -> bool {
+        const NEIGHBOUR_SOLICITATION: u8 = 135;
         const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
         if self.arrival.direction == Direction::Ingress {
             return true;
@@ -228,11 +239,25 @@ impl<T: Tables> Judge<'_, T> {
         if self.is_foreign(&self.ip.src) {
             return false;
         }
-        if self.ip.icmp_kind != NEIGHBOUR_ADVERTISEMENT {
+        // A question from nobody claims the address that it asks for (RFC 4862 section 5.4.3).
+        let claims = self.ip.icmp_kind == NEIGHBOUR_SOLICITATION && self.ip.src == [0; 4];
+        if self.ip.icmp_kind != NEIGHBOUR_ADVERTISEMENT && !claims {
             return true;
         }
         let Some(target) = packet.load::<16>(self.ip.offset + 8) else { return false };
         !self.is_foreign(&[target.word(0), target.word(4), target.word(8), target.word(12)])
+    }
+
+    /// Neighbour discovery that the node would route is none: to other links a pod speaks as its policy says. What
+    /// listens to groups is reported with one hop to live.
+    #[inline(always)]
+    fn stays_on_link(&self) -> bool {
+        let dst = &self.ip.dst;
+        self.arrival.direction == Direction::Ingress
+            || self.ip.hop_limit == 1
+            || is_link_scoped(dst)
+            || u32::from_be(dst[0]) >> 16 == 0xff02
+            || dst[..2] == self.endpoint.v6.words()[..2]
     }
 }
 

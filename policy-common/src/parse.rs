@@ -229,19 +229,25 @@ fn read_ipv6<P: Packet>(packet: &P, at: u32, ip: &mut Ip) -> Result<u32, DropRea
     Ok(u32::from(header.be16(4)))
 }
 
+/// An IPv6 extension header that is walked.
+#[inline(always)]
+pub const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::DESTINATION
+            | protocol::AUTHENTICATION
+            | protocol::FRAGMENT
+    )
+}
+
 /// To the first header that is no extension (RFC 8200 section 4), or to the end of a later fragment's headers.
 #[inline(always)]
 fn walk_extensions<P: Packet>(packet: &P, ip: &mut Ip) -> Result<(), DropReason> {
     for _ in 0..=MAX_EXTENSIONS {
         let kind = ip.protocol;
-        if !matches!(
-            kind,
-            protocol::HOP_BY_HOP
-                | protocol::ROUTING
-                | protocol::DESTINATION
-                | protocol::AUTHENTICATION
-                | protocol::FRAGMENT
-        ) {
+        if !is_extension(kind) {
             return Ok(());
         }
         let header: Aligned<8> = packet.load(ip.offset).ok_or(DropReason::Truncated)?;

@@ -160,7 +160,8 @@ impl<T: Tables> Asked<'_, T> {
         let sent_by_pod = self.arrival.direction == Direction::Ingress;
         let (local, remote) =
             if sent_by_pod { (&quoted.src, &quoted.dst) } else { (&quoted.dst, &quoted.src) };
-        if !is_own(endpoint, quoted.family, local) {
+        // Whoever is on the way may tell the pod; the pod tells the flow's other end.
+        if !is_own(endpoint, quoted.family, local) || (!sent_by_pod && self.ip.dst != *remote) {
             return false;
         }
         let key = self.key(remote, quoted, sent_by_pod);

@@ -75,7 +75,7 @@ fn judge(ctx: &TcContext, direction: Direction) -> i32 {
     let arrival = Arrival {
         ifindex: packet.ifindex(),
         direction,
-        from_node: direction == Direction::Ingress && packet.ingress_ifindex() == 0,
+        from_node: direction == Direction::Ingress && packet.is_of_this_node(),
     };
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_SHOT };
     // SAFETY: the verifier has seen the null check, and nothing else runs on this CPU's slot meanwhile.

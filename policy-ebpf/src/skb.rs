@@ -2,6 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use policy_common::packet::{Aligned, Packet};
+use policy_common::parse::{ETHERNET, ETHERTYPE_IPV6, is_extension};
 
 /// Headers up to here are read without a call: Ethernet and the longest IPv4 header end at 74.
 const DIRECT: u32 = 128;
@@ -22,11 +23,22 @@ impl<'a> Skb<'a> {
         unsafe { (*self.ctx.skb.skb).ifindex }
     }
 
-    /// 0 where the node itself originated the packet; another interface's index where it was forwarded.
+    /// The node itself originated the packet: it came in by no interface. That does not tell of what netfilter cuts of an
+    /// IPv6 datagram that it had reassembled (`ip6_fragment` makes new packets without the interface of the old ones): a
+    /// packet with extension headers must also belong to one of the node's sockets. A pod's socket is gone at the veth,
+    /// which orphans its packets.
     #[inline(always)]
-    pub(crate) fn ingress_ifindex(&self) -> u32 {
+    pub(crate) fn is_of_this_node(&self) -> bool {
         // SAFETY: as in `ifindex`.
-        unsafe { (*self.ctx.skb.skb).ingress_ifindex }
+        let (interface, socket) =
+            unsafe { ((*self.ctx.skb.skb).ingress_ifindex, (*self.ctx.skb.skb).__bindgen_anon_2.sk) };
+        interface == 0 && (!socket.is_null() || !self.has_extensions())
+    }
+
+    #[inline(always)]
+    fn has_extensions(&self) -> bool {
+        self.ethertype() == ETHERTYPE_IPV6
+            && self.load::<8>(ETHERNET).is_none_or(|header| is_extension(header.byte(6)))
     }
 }
 
