@@ -114,6 +114,7 @@ fn vectors() -> Vec<(&'static str, Direction, Vec<u8>, Verdict)> {
     let neighbour = Verdict::Pass(PassReason::Neighbour);
     let good = tcp4(PEER4, POD4, 80, true);
     let hop = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    let own_target = [(24, POD4[0]), (25, POD4[1]), (26, POD4[2]), (27, POD4[3])];
     vec![
         ("allowed port", Ingress, good.clone(), allowed),
         ("next port", Ingress, tcp4(PEER4, POD4, 81, true), policy),
@@ -271,7 +272,8 @@ fn vectors() -> Vec<(&'static str, Direction, Vec<u8>, Verdict)> {
         ("somebody under the pod's own address", Ingress, tcp4(POD4, POD4, 81, true), policy),
         ("the same in IPv6", Ingress, tcp6(v6(1), v6(1), 81), policy),
         ("ARP for itself", Egress, arp4(POD4), neighbour),
-        ("an ARP probe", Egress, arp4([0; 4]), neighbour),
+        ("an ARP probe for its own address", Egress, with(arp4([0; 4]), &own_target), neighbour),
+        ("an ARP probe for another's", Egress, arp4([0; 4]), drop(DropReason::Spoofed)),
         ("ARP for another", Egress, arp4(FREE4), drop(DropReason::Spoofed)),
         ("ARP of another", Ingress, arp4(FREE4), neighbour),
         (
