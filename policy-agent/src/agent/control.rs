@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::status::Status;
+use super::status::{FlowStatus, Status};
 
 /// A request is a word; whoever sends more is not talking to us.
 const REQUEST_BYTES: u64 = 4096;
@@ -27,6 +27,8 @@ pub enum Request {
     /// Read the sources now, and answer when that is enforced.
     Sync,
     Status,
+    /// The same, with the flow table.
+    Flows,
     /// Stop; enforcement stays.
     Shutdown,
 }
@@ -34,6 +36,8 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     pub status: Status,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flows: Vec<FlowStatus>,
 }
 
 pub(super) struct Question {

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use policy_common::maps::Event;
 
-use super::connections::Connections;
+use super::connections::{Connections, flows_in_words};
 use super::drops::{Drops, describe};
 use super::place::{Found, Leave, Places, addresses};
-use super::status::{EndpointState, EndpointStatus, Status};
+use super::status::{EndpointState, EndpointStatus, FlowStatus, Status};
 use super::{FAILED_RETRY, Options, WAITING_RETRY};
 use crate::compile::{Compiled, Scope, compile};
 use crate::datapath::bpf::BpfDatapath;
@@ -93,6 +93,17 @@ impl Core {
             Some(FAILED_RETRY)
         } else {
             None
+        }
+    }
+
+    /// The flow table, in words; empty where it cannot be read.
+    pub(super) fn flows(&mut self) -> Vec<FlowStatus> {
+        match self.datapath.flows() {
+            Ok((flows, now)) => flows_in_words(&flows, now, &self.interfaces),
+            Err(error) => {
+                tracing::warn!("reading the flow table: {error}");
+                Vec::new()
+            }
         }
     }
 

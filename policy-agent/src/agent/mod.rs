@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 pub use control::{Reply, Request, ask};
-pub use status::{EndpointState, EndpointStatus, Status};
+pub use status::{EndpointState, EndpointStatus, FlowStatus, Status};
 
 use crate::datapath::bpf::AttachMode;
 use crate::endpoints::LinkWatch;
@@ -91,8 +91,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                     core.read();
                     core.reconcile();
                 }
+                let flows = if request == Request::Flows { core.flows() } else { Vec::new() };
                 // Who asked may have gone away: then nobody needs the answer.
-                let _ = answer.send(Reply { status: core.status().clone() });
+                let _ = answer.send(Reply { status: core.status().clone(), flows });
                 if stop {
                     // Lets the answer leave before the socket goes.
                     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -24,6 +24,24 @@ pub struct EndpointStatus {
     pub policies: Vec<String>,
 }
 
+/// One entry of the flow table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// `namespace/name`, or the interface's index where it is no pod's any more.
+    pub pod: String,
+    /// `TCP`, `UDP`, `SCTP`, `ICMP`, or the protocol's number; `fragments` for a datagram whose first fragment passed.
+    pub protocol: String,
+    pub local_port: u16,
+    pub remote: String,
+    /// `pod`, `peer` or `node`; empty for fragments.
+    pub opener: String,
+    pub state: String,
+    /// Seconds since a packet of it was last noted. Packets that need no memory are not.
+    pub seen_seconds: u32,
+    /// Seconds until it is forgotten.
+    pub left_seconds: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointState {

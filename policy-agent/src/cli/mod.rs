@@ -42,6 +42,8 @@ enum Command {
     Sync(SyncArgs),
     /// Show the running agent's endpoints and errors.
     Status(StatusArgs),
+    /// Show who opened which connection, as the running agent's flow table remembers it.
+    Flows(FlowsArgs),
     /// Say what would happen to a connection, and which policy and rule decide it.
     Explain(explain::ExplainArgs),
     /// Detach everything and remove every pin: enforcement ends. Run it in the node's network namespace.
@@ -102,6 +104,17 @@ struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+struct FlowsArgs {
+    #[command(flatten)]
+    socket: SocketArg,
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+    /// Only those of this pod.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pod: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct UninstallArgs {
     #[command(flatten)]
     bpffs: BpffsArg,
@@ -140,6 +153,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             status::print_status(&reply.status, args.output)?;
             let well = reply.status.synced && reply.status.errors.is_empty();
             Ok(if args.check && !well { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Command::Flows(args) => {
+            let patience = Duration::from_secs(10);
+            let mut flows = block_on(agent::ask(&args.socket.socket, Request::Flows, patience))?.flows;
+            flows.retain(|flow| args.pod.as_ref().is_none_or(|pod| *pod == flow.pod));
+            status::print_flows(&flows, args.output)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Explain(args) => explain::run(&args),
         Command::Uninstall(args) => {

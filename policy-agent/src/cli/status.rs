@@ -1,8 +1,8 @@
-//! `status` and `sync`.
+//! `status`, `sync` and `flows`.
 
 use std::process::ExitCode;
 
-use policy_agent::agent::Status;
+use policy_agent::agent::{FlowStatus, Status};
 
 use super::output::{Output, print_json, table};
 
@@ -42,6 +42,27 @@ pub(super) fn print_sync(status: &Status, output: Output) -> anyhow::Result<Exit
         Output::Text => anstream::println!("{}", status.generation),
     }
     Ok(if status.synced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub(super) fn print_flows(flows: &[FlowStatus], output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return print_json(&flows);
+    }
+    let mut rows = table(&["POD", "PROTOCOL", "PORT", "REMOTE", "OPENED BY", "STATE", "SEEN", "LEFT"]);
+    for flow in flows {
+        rows.add_row([
+            flow.pod.clone(),
+            flow.protocol.clone(),
+            flow.local_port.to_string(),
+            flow.remote.clone(),
+            or_dash(&flow.opener),
+            flow.state.clone(),
+            format!("{}s ago", flow.seen_seconds),
+            format!("{}s", flow.left_seconds),
+        ]);
+    }
+    anstream::println!("{rows}");
+    Ok(())
 }
 
 fn or_dash(text: &str) -> String {

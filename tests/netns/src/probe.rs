@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use socket2::{Domain, Socket, Type};
@@ -111,6 +111,9 @@ pub fn sctp_connect(ns: &Netns, to: SocketAddr, timeout: Duration) -> Outcome {
     }))
 }
 
+/// How long a datagram's answer is waited for before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
 /// Sends a datagram and waits for it to come back.
 #[must_use]
 pub fn udp_exchange(ns: &Netns, to: SocketAddr, timeout: Duration) -> Outcome {
@@ -124,10 +127,18 @@ pub fn udp_exchange_from(ns: &Netns, source: IpAddr, to: SocketAddr, timeout: Du
         let socket = UdpSocket::bind((source, 0))?;
         // Connected, it hears of a port that nobody listens on.
         socket.connect(to)?;
-        socket.set_read_timeout(Some(timeout))?;
-        socket.send(b"sluice")?;
+        let deadline = Instant::now() + timeout;
         let mut buffer = [0; 16];
-        let length = socket.recv(&mut buffer)?;
+        // Asked again as a resolver does: a datagram that waits for a neighbour's address among too many others is lost.
+        let length = loop {
+            socket.send(b"sluice")?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            socket.set_read_timeout(Some(left.clamp(Duration::from_millis(1), ASK_AGAIN)))?;
+            match socket.recv(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {}
+                result => break result?,
+            }
+        };
         if buffer.get(..length) == Some(b"sluice") {
             Ok(())
         } else {
