@@ -2,5 +2,8 @@
 
 pub mod agent_world;
 pub mod cluster;
+pub mod fuzz;
 pub mod kernel;
 pub mod namespace;
+pub mod packet;
+pub mod random;
