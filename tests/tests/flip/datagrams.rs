@@ -1,0 +1,183 @@
+//! Numbered datagrams, a thousand a second: which of them arrived, and which answers came back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
+use sluice_netns::Netns;
+
+const PACE: Duration = Duration::from_millis(1);
+const PATIENCE: Duration = Duration::from_millis(20);
+/// What is still under way when the last one is sent has this long.
+const LAST: Duration = Duration::from_secs(5);
+/// Room for all that may come while nobody is let read: a loaded machine is no reason for a loss.
+const BUFFER: usize = 16 << 20;
+
+/// A flow's number and the datagram's.
+type Datagram = [u8; 12];
+
+fn datagram(flow: u32, number: u64) -> Datagram {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&flow.to_be_bytes());
+    bytes[4..].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> Option<(u32, u64)> {
+    let (flow, number) = bytes.split_first_chunk()?;
+    Some((u32::from_be_bytes(*flow), u64::from_be_bytes(number.try_into().ok()?)))
+}
+
+fn bind(ns: &Netns, address: SocketAddr) -> Result<UdpSocket> {
+    let socket =
+        ns.run(|| UdpSocket::bind(address))?.with_context(|| format!("{address} in {}", ns.name()))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).context("SO_RCVBUFFORCE")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// The datagrams that came, counted for each flow. A busy machine may overtake itself; none may come twice.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals(Mutex<BTreeMap<u32, Arrived>>);
+
+#[derive(Debug, Default)]
+struct Arrived {
+    /// One more than the highest number.
+    end: u64,
+    missing: BTreeSet<u64>,
+}
+
+impl Arrivals {
+    fn note(&self, flow: u32, number: u64) -> Result<()> {
+        let mut flows = self.0.lock().map_err(|_| anyhow::anyhow!("a panic"))?;
+        let arrived = flows.entry(flow).or_default();
+        if number >= arrived.end {
+            arrived.missing.extend(arrived.end..number);
+            arrived.end = number + 1;
+        } else {
+            ensure!(arrived.missing.remove(&number), "flow {flow}: datagram {number} came twice");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn of(&self, flow: u32) -> u64 {
+        self.0.lock().map(|flows| flows.get(&flow).map_or(0, Arrived::count)).unwrap_or_default()
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.0.lock().map(|flows| flows.values().map(Arrived::count).sum()).unwrap_or_default()
+    }
+}
+
+impl Arrived {
+    fn count(&self) -> u64 {
+        self.end - self.missing.len() as u64
+    }
+}
+
+/// Receives on a port, and sends back what comes.
+pub(crate) fn answer(ns: &Netns, port: u16, arrivals: &Arrivals, stop: &AtomicBool) -> Result<()> {
+    let socket = bind(ns, (Ipv6Addr::UNSPECIFIED, port).into())?;
+    let mut buffer = [0; 64];
+    while !stop.load(Ordering::Relaxed) {
+        match socket.recv_from(&mut buffer) {
+            Ok((length, sender)) => {
+                let bytes = &buffer[..length];
+                let (flow, number) = parse(bytes).context("a datagram of nobody")?;
+                arrivals.note(flow, number)?;
+                socket.send_to(bytes, sender)?;
+            }
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Counts what comes to a port, whatever it is.
+pub(crate) fn listen(ns: &Netns, port: u16, arrived: &Arrivals, stop: &AtomicBool) -> Result<()> {
+    let socket = bind(ns, (Ipv6Addr::UNSPECIFIED, port).into())?;
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        if socket.recv(&mut [0; 64]).is_ok() {
+            arrived.note(port.into(), count)?;
+            count += 1;
+        }
+    }
+    Ok(())
+}
+
+fn any(to: SocketAddr) -> SocketAddr {
+    let address =
+        if to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    (address, 0).into()
+}
+
+/// Sends until it is told to stop, and waits for the last answers: how many were sent, and how many came back.
+pub(crate) fn converse(ns: &Netns, to: SocketAddr, flow: u32, stop: &AtomicBool) -> Result<(u64, u64)> {
+    let socket = bind(ns, any(to))?;
+    socket.connect(to)?;
+    let (sending, back) = (AtomicBool::new(true), Arrivals::default());
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| -> Result<()> {
+            let mut buffer = [0; 64];
+            let mut last = Instant::now();
+            while sending.load(Ordering::Relaxed) || last.elapsed() < LAST {
+                match socket.recv(&mut buffer) {
+                    Ok(length) => {
+                        let (flow, number) = parse(&buffer[..length]).context("an answer of nobody")?;
+                        back.note(flow, number)?;
+                        last = Instant::now();
+                    }
+                    Err(error) if is_timeout(&error) => {}
+                    Err(error) => return Err(error).with_context(|| format!("flow {flow} to {to}")),
+                }
+            }
+            Ok(())
+        });
+        let mut sent = 0;
+        let outcome = loop {
+            if stop.load(Ordering::Relaxed) || receiver.is_finished() {
+                break Ok(());
+            }
+            if let Err(error) = socket.send(&datagram(flow, sent)) {
+                break Err(error);
+            }
+            sent += 1;
+            thread::sleep(PACE);
+        };
+        sending.store(false, Ordering::Relaxed);
+        receiver.join().map_err(|_| anyhow::anyhow!("a panic"))?.context("answers")?;
+        outcome.with_context(|| format!("flow {flow} to {to}"))?;
+        Ok((sent, back.of(flow)))
+    })
+}
+
+/// Sends to all of the addresses in turn, where nothing may arrive: how many datagrams.
+pub(crate) fn shower(ns: &Netns, to: &[SocketAddr], stop: &AtomicBool) -> Result<u64> {
+    let sockets = to
+        .iter()
+        .map(|to| {
+            let socket = bind(ns, any(*to))?;
+            socket.connect(to)?;
+            Ok(socket)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut sent = 0;
+    for socket in sockets.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+        socket.send(&datagram(u32::MAX, sent))?;
+        sent += 1;
+        thread::sleep(PACE);
+    }
+    Ok(sent)
+}

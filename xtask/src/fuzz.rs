@@ -1,0 +1,75 @@
+//! `cargo xtask fuzz`: libFuzzer on the targets of `tests/fuzz`.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::setup;
+use crate::step;
+use crate::workspace::Workspace;
+
+const TARGETS: [&str; 3] = ["frame", "policy", "sequence"];
+
+/// What to run.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// One target, instead of all
+    #[arg(value_parser = TARGETS)]
+    target: Option<String>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    seconds: u64,
+    /// Add what was found to the inputs that the tests replay: those that reach more than the present ones
+    #[arg(long)]
+    keep: bool,
+}
+
+impl Options {
+    /// Every target, a minute each.
+    pub(crate) const fn all() -> Self {
+        Self { target: None, seconds: 60, keep: false }
+    }
+}
+
+/// Builds and runs them, one after the other.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    setup::ensure_fuzzing(workspace)?;
+    let targets =
+        TARGETS.iter().filter(|target| options.target.as_deref().is_none_or(|only| only == **target));
+    for target in targets {
+        fuzz(workspace, target, options)?;
+    }
+    Ok(())
+}
+
+fn fuzz(workspace: &Workspace, target: &str, options: &Options) -> Result<()> {
+    let (findings, corpus) = (workspace.fuzz_findings(target), workspace.fuzz_corpus(target));
+    fs::create_dir_all(&findings).with_context(|| format!("can't create {}", findings.display()))?;
+    // New inputs go to the first folder.
+    let mut command = cargo_fuzz(workspace, target);
+    command.args([&findings, &corpus]).arg("--").arg(format!("-max_total_time={}", options.seconds));
+    step::stream(&format!("fuzzing: {target}, {} s", options.seconds), &mut command).with_context(|| {
+        format!(
+            "the failing input is in tests/fuzz/artifacts/{target}: once in {}, the tests replay it",
+            corpus.display()
+        )
+    })?;
+    if options.keep {
+        let mut command = cargo_fuzz(workspace, target);
+        command.args([&corpus, &findings]).args(["--", "-merge=1"]);
+        let title = format!("keeping what reaches more of {target}");
+        step::run(&title, &workspace.logs(), &format!("fuzz-{target}-merge"), &mut command)?;
+    }
+    Ok(())
+}
+
+/// Without a sanitizer: there is no unsafe code to watch in what is fuzzed, and a stable compiler will do.
+fn cargo_fuzz(workspace: &Workspace, target: &str) -> Command {
+    let mut command = workspace.cargo();
+    command
+        .args(["fuzz", "run", "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", "--target-dir"])
+        .arg(workspace.fuzz_build_dir())
+        .arg(target);
+    command
+}
