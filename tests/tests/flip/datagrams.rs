@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -73,10 +73,6 @@ impl Arrivals {
     pub(crate) fn of(&self, flow: u32) -> u64 {
         self.0.lock().map(|flows| flows.get(&flow).map_or(0, Arrived::count)).unwrap_or_default()
     }
-
-    pub(crate) fn total(&self) -> u64 {
-        self.0.lock().map(|flows| flows.values().map(Arrived::count).sum()).unwrap_or_default()
-    }
 }
 
 impl Arrived {
@@ -85,9 +81,13 @@ impl Arrived {
     }
 }
 
-/// Receives on a port, and sends back what comes.
-pub(crate) fn answer(ns: &Netns, port: u16, arrivals: &Arrivals, stop: &AtomicBool) -> Result<()> {
-    let socket = bind(ns, (Ipv6Addr::UNSPECIFIED, port).into())?;
+/// A socket that receives on a port, before anybody sends to it.
+pub(crate) fn receiver(ns: &Netns, port: u16) -> Result<UdpSocket> {
+    bind(ns, (Ipv6Addr::UNSPECIFIED, port).into())
+}
+
+/// Sends back what comes.
+pub(crate) fn answer(socket: &UdpSocket, arrivals: &Arrivals, stop: &AtomicBool) -> Result<()> {
     let mut buffer = [0; 64];
     while !stop.load(Ordering::Relaxed) {
         match socket.recv_from(&mut buffer) {
@@ -104,17 +104,13 @@ pub(crate) fn answer(ns: &Netns, port: u16, arrivals: &Arrivals, stop: &AtomicBo
     Ok(())
 }
 
-/// Counts what comes to a port, whatever it is.
-pub(crate) fn listen(ns: &Netns, port: u16, arrived: &Arrivals, stop: &AtomicBool) -> Result<()> {
-    let socket = bind(ns, (Ipv6Addr::UNSPECIFIED, port).into())?;
-    let mut count = 0;
+/// Counts what comes, whatever it is.
+pub(crate) fn listen(socket: &UdpSocket, arrived: &AtomicU64, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         if socket.recv(&mut [0; 64]).is_ok() {
-            arrived.note(port.into(), count)?;
-            count += 1;
+            arrived.fetch_add(1, Ordering::Relaxed);
         }
     }
-    Ok(())
 }
 
 fn any(to: SocketAddr) -> SocketAddr {
@@ -127,12 +123,14 @@ fn any(to: SocketAddr) -> SocketAddr {
 pub(crate) fn converse(ns: &Netns, to: SocketAddr, flow: u32, stop: &AtomicBool) -> Result<(u64, u64)> {
     let socket = bind(ns, any(to))?;
     socket.connect(to)?;
-    let (sending, back) = (AtomicBool::new(true), Arrivals::default());
+    let (sent, sending, back) = (AtomicU64::new(0), AtomicBool::new(true), Arrivals::default());
     thread::scope(|scope| {
         let receiver = scope.spawn(|| -> Result<()> {
             let mut buffer = [0; 64];
             let mut last = Instant::now();
-            while sending.load(Ordering::Relaxed) || last.elapsed() < LAST {
+            while sending.load(Ordering::Acquire)
+                || (back.of(flow) < sent.load(Ordering::Relaxed) && last.elapsed() < LAST)
+            {
                 match socket.recv(&mut buffer) {
                     Ok(length) => {
                         let (flow, number) = parse(&buffer[..length]).context("an answer of nobody")?;
@@ -145,21 +143,20 @@ pub(crate) fn converse(ns: &Netns, to: SocketAddr, flow: u32, stop: &AtomicBool)
             }
             Ok(())
         });
-        let mut sent = 0;
         let outcome = loop {
             if stop.load(Ordering::Relaxed) || receiver.is_finished() {
                 break Ok(());
             }
-            if let Err(error) = socket.send(&datagram(flow, sent)) {
+            if let Err(error) = socket.send(&datagram(flow, sent.load(Ordering::Relaxed))) {
                 break Err(error);
             }
-            sent += 1;
+            sent.fetch_add(1, Ordering::Relaxed);
             thread::sleep(PACE);
         };
-        sending.store(false, Ordering::Relaxed);
+        sending.store(false, Ordering::Release);
         receiver.join().map_err(|_| anyhow::anyhow!("a panic"))?.context("answers")?;
         outcome.with_context(|| format!("flow {flow} to {to}"))?;
-        Ok((sent, back.of(flow)))
+        Ok((sent.load(Ordering::Relaxed), back.of(flow)))
     })
 }
 

@@ -97,15 +97,19 @@ pub(crate) fn push(mut stream: TcpStream, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Counts the connections that come to a port.
-pub(crate) fn listen(ns: &Netns, port: u16, arrived: &AtomicU64, stop: &AtomicBool) -> Result<()> {
+/// A socket that takes connections on a port.
+pub(crate) fn listener(ns: &Netns, port: u16) -> Result<TcpListener> {
     let listener = ns.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))??;
     listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Counts the connections that come.
+pub(crate) fn listen(listener: &TcpListener, arrived: &AtomicU64, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         if listener.accept().is_ok() {
             arrived.fetch_add(1, Ordering::Relaxed);
         }
         thread::sleep(PACE);
     }
-    Ok(())
 }
