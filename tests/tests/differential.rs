@@ -23,11 +23,11 @@ use sluice_tests::packet::{Sent, is_v4, put_addresses};
 use sluice_tests::random::Random;
 
 /// Clusters that follow each other in a round, under connections that go on.
-const CLUSTERS: u64 = 4;
+const CLUSTERS: u64 = 8;
 const PACKETS_PER_CLUSTER: u64 = 5000;
 /// Time passes in the kernel only, and the shortest timeout there is ten seconds: a round ends before.
 const ROUND: Duration = Duration::from_secs(5);
-/// What begins in front of the frame in an input of the fuzz target `frame`.
+/// Bytes in front of the frame in an input of the fuzz target `frame`.
 const FUZZ_HEAD: usize = 4;
 
 fn packets() -> u64 {

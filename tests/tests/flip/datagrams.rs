@@ -171,8 +171,9 @@ pub(crate) fn shower(ns: &Netns, to: &[SocketAddr], stop: &AtomicBool) -> Result
         })
         .collect::<Result<Vec<_>>>()?;
     let mut sent = 0;
-    for socket in sockets.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
-        socket.send(&datagram(u32::MAX, sent))?;
+    for (socket, to) in sockets.iter().zip(to).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+        // An error is the answer to an earlier one: something got through.
+        socket.send(&datagram(u32::MAX, sent)).with_context(|| format!("datagrams to {to}"))?;
         sent += 1;
         thread::sleep(PACE);
     }
