@@ -45,7 +45,7 @@ enum Quoted {
 
 /// Combinations that TCP has names for, and any other.
 #[derive(Arbitrary, Debug)]
-enum Flags {
+pub enum Flags {
     Syn,
     SynAck,
     Ack,
@@ -143,6 +143,32 @@ impl Flags {
 }
 
 impl Packet {
+    /// What the other side sends on the same connection.
+    pub fn answer(&self, flags: &Flags) -> Self {
+        let content = match self.content {
+            Content::Ports { protocol, local, remote, .. } => {
+                Content::Ports { protocol, local, remote, flags: flags.bits() }
+            }
+            Content::Ping { id, .. } => Content::Ping { answer: true, id },
+            content => content,
+        };
+        Self { direction: self.direction.opposite(), from_node: false, content, ..*self }
+    }
+
+    /// The ICMP error that comes back for it; none for errors, and for what can't be quoted here.
+    pub fn complaint(&self) -> Option<Self> {
+        let quotation = match self.content {
+            Content::Ports { protocol, local, remote, .. } => Quotation::Ports { protocol, local, remote },
+            Content::First { local, remote, .. } => {
+                Quotation::Ports { protocol: Protocol::Udp, local, remote }
+            }
+            Content::Ping { answer: false, id } => Quotation::Ping { id },
+            _ => return None,
+        };
+        let direction = self.direction.opposite();
+        Some(Self { direction, from_node: false, content: Content::Error(quotation), ..*self })
+    }
+
     pub fn frame(&self) -> Vec<u8> {
         let (from, to) = match self.direction {
             Direction::Egress => (self.own, self.remote),

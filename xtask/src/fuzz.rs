@@ -1,10 +1,12 @@
 //! `cargo xtask fuzz`: libFuzzer on the targets of `tests/fuzz`.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::agent_build::OBJECT_VARIABLE;
 use crate::setup;
 use crate::step;
 use crate::workspace::Workspace;
@@ -35,12 +37,28 @@ impl Options {
 /// Builds and runs them, one after the other.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::ensure_fuzzing(workspace)?;
+    without_object(workspace)?;
     let targets =
         TARGETS.iter().filter(|target| options.target.as_deref().is_none_or(|only| only == **target));
     for target in targets {
         fuzz(workspace, target, options)?;
     }
     Ok(())
+}
+
+/// The agent inside the targets needs no BPF program. Its build script runs again, and the compiler after it, whenever the file
+/// that it looks for isn't there: an empty one tells it that there is none.
+fn without_object(workspace: &Workspace) -> Result<()> {
+    let (folder, file) = (workspace.fuzz_build_dir(), no_object(workspace));
+    fs::create_dir_all(&folder).with_context(|| format!("can't create {}", folder.display()))?;
+    if !file.exists() {
+        File::create(&file).with_context(|| format!("can't create {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn no_object(workspace: &Workspace) -> PathBuf {
+    workspace.fuzz_build_dir().join("no-object")
 }
 
 fn fuzz(workspace: &Workspace, target: &str, options: &Options) -> Result<()> {
@@ -70,6 +88,7 @@ fn cargo_fuzz(workspace: &Workspace, target: &str) -> Command {
     command
         .args(["fuzz", "run", "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", "--target-dir"])
         .arg(workspace.fuzz_build_dir())
-        .arg(target);
+        .arg(target)
+        .env(OBJECT_VARIABLE, no_object(workspace));
     command
 }

@@ -118,8 +118,8 @@ fn judge_ip(packet: &Packet, subject: &Subject<'_>, arrival: &Arrival) -> Judgem
     if packet.part == Part::Later {
         return if egress && is_own(subject, packet.dst) { Judgement::Either } else { Judgement::Deny };
     }
-    if let Some(allowed) = neighbourhood(packet, subject, egress) {
-        return allowed.into();
+    if let Some(judged) = neighbourhood(packet, subject, egress) {
+        return judged;
     }
     let remote = if egress { packet.dst } else { packet.src };
     if is_own(subject, remote) {
@@ -134,17 +134,20 @@ fn judge_ip(packet: &Packet, subject: &Subject<'_>, arrival: &Arrival) -> Judgem
 }
 
 /// Neighbour discovery (RFC 4861) and multicast listener discovery (RFC 3810): `None` where the packet is neither.
-fn neighbourhood(packet: &Packet, subject: &Subject<'_>, egress: bool) -> Option<bool> {
+fn neighbourhood(packet: &Packet, subject: &Subject<'_>, egress: bool) -> Option<Judgement> {
     let (IpAddr::V6(src), Content::Icmp { kind, target }) = (packet.src, packet.content) else { return None };
     match kind {
-        133..=137 if packet.hop_limit != 255 => Some(false),
+        133..=137 if packet.hop_limit != 255 => Some(Judgement::Deny),
         // Routers are the node's business.
-        134 | 137 => Some(!egress),
-        136 if egress => Some(target.is_some_and(|target| may_send_from(subject, target.into()))),
-        133..=136 => Some(true),
+        134 | 137 if egress => Some(Judgement::Deny),
+        // An advertisement that ends before its target is taken by nobody (RFC 4861 section 7.1.2).
+        136 if egress => {
+            Some(target.map_or(Judgement::Either, |target| may_send_from(subject, target.into()).into()))
+        }
+        133..=137 => Some(Judgement::Allow),
         // MLD that is not as RFC 3810 says is ICMPv6 like any other.
         130..=132 | 143 if packet.hop_limit == 1 && (is_link_local(src) || src.is_unspecified()) => {
-            Some(true)
+            Some(Judgement::Allow)
         }
         _ => None,
     }
