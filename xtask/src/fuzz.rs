@@ -13,6 +13,9 @@ use crate::workspace::Workspace;
 
 const TARGETS: [&str; 3] = ["frame", "policy", "sequence"];
 
+/// A file of manifests, or 64 packets. Inputs need not be short at first: one packet is no sequence.
+const LONGEST: &str = "-max_len=2048";
+
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
@@ -66,7 +69,10 @@ fn fuzz(workspace: &Workspace, target: &str, options: &Options) -> Result<()> {
     fs::create_dir_all(&findings).with_context(|| format!("can't create {}", findings.display()))?;
     // New inputs go to the first folder.
     let mut command = cargo_fuzz(workspace, target);
-    command.args([&findings, &corpus]).arg("--").arg(format!("-max_total_time={}", options.seconds));
+    command
+        .args([&findings, &corpus])
+        .args(["--", LONGEST, "-len_control=0"])
+        .arg(format!("-max_total_time={}", options.seconds));
     step::stream(&format!("fuzzing: {target}, {} s", options.seconds), &mut command).with_context(|| {
         format!(
             "the failing input is in tests/fuzz/artifacts/{target}: once in {}, the tests replay it",
@@ -75,7 +81,8 @@ fn fuzz(workspace: &Workspace, target: &str, options: &Options) -> Result<()> {
     })?;
     if options.keep {
         let mut command = cargo_fuzz(workspace, target);
-        command.args([&corpus, &findings]).args(["--", "-merge=1"]);
+        // By the code that they reach, not by how often: a few hundred small files, replayed in seconds.
+        command.args([&corpus, &findings]).args(["--", "-set_cover_merge=1", "-use_counters=0"]);
         let title = format!("keeping what reaches more of {target}");
         step::run(&title, &workspace.logs(), &format!("fuzz-{target}-merge"), &mut command)?;
     }

@@ -28,6 +28,12 @@ pub const POLICY: Target = Target { name: "policy", run: policy::run };
 pub const SEQUENCE: Target = Target { name: "sequence", run: sequence::run };
 pub const TARGETS: [Target; 3] = [FRAME, POLICY, SEQUENCE];
 
+/// Makes every cluster that `frame` and `sequence` choose from, so that a fuzzer doesn't take the compiler's work for that of
+/// the input which first needs it.
+pub fn prepare() {
+    setting::prepare();
+}
+
 /// What the engine said about the packets of an input: inputs that all end alike prove little.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {

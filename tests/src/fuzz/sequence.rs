@@ -40,13 +40,13 @@ enum Step {
 
 impl<'a> Arbitrary<'a> for Step {
     fn arbitrary(bytes: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        // Answers are what connection tracking is for. A change of policy costs as much as a hundred packets.
-        Ok(match u8::arbitrary(bytes)? % 16 {
-            0 => Self::Flip,
-            1 | 2 => Self::Wait(Pause::arbitrary(bytes)?),
-            3..=7 => Self::Answer { earlier: u8::arbitrary(bytes)?, flags: Flags::arbitrary(bytes)? },
-            8 => Self::Complain { earlier: u8::arbitrary(bytes)? },
-            _ => Self::Packet(Sent::arbitrary(bytes)?),
+        // Answers are what connection tracking is for. A change of policy costs as much as thousands of packets.
+        Ok(match u8::arbitrary(bytes)? {
+            0..4 => Self::Flip,
+            4..36 => Self::Wait(Pause::arbitrary(bytes)?),
+            36..116 => Self::Answer { earlier: u8::arbitrary(bytes)?, flags: Flags::arbitrary(bytes)? },
+            116..132 => Self::Complain { earlier: u8::arbitrary(bytes)? },
+            132.. => Self::Packet(Sent::arbitrary(bytes)?),
         })
     }
 }

@@ -50,6 +50,15 @@ struct Tables {
     version: usize,
 }
 
+/// Makes all of them, and changes each to its other policies and back.
+pub(super) fn prepare() {
+    for number in 0..SETTINGS {
+        let setting = Setting::chosen(number);
+        setting.flip();
+        setting.start_afresh();
+    }
+}
+
 /// One endpoint of a setting.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
