@@ -36,6 +36,9 @@ pub(super) fn run(input: &[u8]) -> Tally {
     let reading = wire::read(&frame);
     let well_formed = wire::is_well_formed(&frame, &reading);
     if !subject.is_isolated() {
+        // Free to do anything but pass for another.
+        let free = !verdict.is_pass() || !impersonates(&reading, &subject, arrival.direction);
+        assert!(free, "{verdict:?}: {reading:?} at {arrival:?}, {frame:02x?}");
         return tally;
     }
     let judged = judge(&reading, &subject, &arrival);
@@ -67,6 +70,8 @@ impl From<bool> for Judgement {
 struct How {
     direction: Direction,
     from_node: bool,
+    /// The pod sends as somebody else.
+    impersonates: bool,
     own: bool,
     remote: bool,
     ethertype: Option<[u8; 2]>,
@@ -78,6 +83,7 @@ impl From<u8> for How {
         Self {
             direction,
             from_node: direction == Direction::Ingress && byte & 0x0e == 0x0e,
+            impersonates: direction == Direction::Egress && byte & 0x0e == 0x0e,
             own: byte & 0x10 != 0,
             remote: byte & 0x20 != 0,
             ethertype: [None, Some([8, 0]), Some([0x86, 0xdd]), Some([8, 6])][usize::from(byte >> 6)],
@@ -91,7 +97,10 @@ impl How {
             place.copy_from_slice(&ethertype);
         }
         let Some(v4) = is_v4(frame) else { return };
-        let own = subject.address(v4).filter(|_| self.own);
+        let own = match self.impersonates {
+            true => Some(setting.remote(v4, remote.wrapping_add(1))),
+            false => subject.address(v4).filter(|_| self.own),
+        };
         let remote = self.remote.then(|| setting.remote(v4, remote));
         put_addresses(frame, self.direction, own, remote);
     }
@@ -150,6 +159,23 @@ fn neighbourhood(packet: &Packet, subject: &Subject<'_>, egress: bool) -> Option
             Some(Judgement::Allow)
         }
         _ => None,
+    }
+}
+
+/// Whether the pod sends from an address that isn't its own, although it has one, and somebody would take it.
+fn impersonates(reading: &Reading, subject: &Subject<'_>, direction: Direction) -> bool {
+    match reading {
+        // Neighbour discovery that a router has forwarded is thrown away by who gets it (RFC 4861 section 7.1).
+        Reading::Ip(Packet {
+            content: Content::Icmp { kind: 133..=137, .. },
+            src,
+            hop_limit: 0..255,
+            ..
+        }) if src.is_ipv6() => false,
+        Reading::Ip(packet) if direction == Direction::Egress => {
+            subject.address(packet.src.is_ipv4()).is_some() && !may_send_from(subject, packet.src)
+        }
+        _ => false,
     }
 }
 
