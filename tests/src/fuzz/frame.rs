@@ -169,7 +169,7 @@ fn impersonates(reading: &Reading, subject: &Subject<'_>, direction: Direction) 
         Reading::Ip(Packet {
             content: Content::Icmp { kind: 133..=137, .. },
             src,
-            hop_limit: 0..255,
+            hop_limit: 0..=254,
             ..
         }) if src.is_ipv6() => false,
         Reading::Ip(packet) if direction == Direction::Egress => {
