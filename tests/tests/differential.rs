@@ -33,7 +33,7 @@ const FUZZ_HEAD: usize = 4;
 fn packets() -> u64 {
     let set = |name| std::env::var_os(name).is_some();
     match (set("SLUICE_TEST_LONG"), set("SLUICE_TEST_QUICK")) {
-        (true, _) => 3_000_000,
+        (true, _) => 2_000_000,
         (false, true) => 20_000,
         (false, false) => 200_000,
     }
