@@ -102,12 +102,13 @@ impl<T: Tables> Judge<'_, T> {
         if matches!(ip.transport, Transport::Icmp)
             && ip.family == 6
             && let Some(verdict) = neighbour(ip, self.arrival.direction)
-            && (!verdict.is_pass() || self.stays_on_link())
         {
-            return match verdict {
-                Verdict::Pass(_) if !self.speaks_for_itself(packet) => Verdict::Drop(DropReason::Spoofed),
-                verdict => verdict,
-            };
+            match verdict {
+                Verdict::Drop(DropReason::RouterSpoof) => return verdict,
+                _ if !self.speaks_for_itself(packet) => return Verdict::Drop(DropReason::Spoofed),
+                Verdict::Pass(_) if !self.stays_on_link() => {}
+                verdict => return verdict,
+            }
         }
         let remote = match self.arrival.direction {
             Direction::Egress => {

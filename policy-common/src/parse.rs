@@ -313,6 +313,14 @@ fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), D
     }
     let header: Aligned<8> = packet.load(at).ok_or(short)?;
     read_datagram(&header, icmp, ip);
+    // Neighbour solicitation and advertisement name their target in sixteen bytes more (RFC 4861 sections 4.3, 4.4).
+    if icmp
+        && ip.family == 6
+        && matches!(ip.icmp_kind, 135 | 136)
+        && (at + 24 > end || at + 24 > packet.len())
+    {
+        return Err(short);
+    }
     Ok(())
 }
 

@@ -3,6 +3,9 @@
 pub mod agent_world;
 pub mod cluster;
 pub mod conformance;
+pub mod fuzz;
 pub mod kernel;
 pub mod namespace;
+pub mod packet;
 pub mod packets;
+pub mod random;

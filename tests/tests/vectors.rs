@@ -114,6 +114,7 @@ fn vectors() -> Vec<(&'static str, Direction, Vec<u8>, Verdict)> {
     let neighbour = Verdict::Pass(PassReason::Neighbour);
     let good = tcp4(PEER4, POD4, 80, true);
     let hop = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    let solicitation = behind(&[&[135, 0, 0, 0, 0, 0, 0, 0], &v6(1)]);
     let own_target = [(24, POD4[0]), (25, POD4[1]), (26, POD4[2]), (27, POD4[3])];
     vec![
         ("allowed port", Ingress, good.clone(), allowed),
@@ -230,11 +231,17 @@ fn vectors() -> Vec<(&'static str, Direction, Vec<u8>, Verdict)> {
             policy,
         ),
         ("ICMPv6 in IPv4", Ingress, other4(PEER4, POD4, 58, &[135, 0, 0, 0, 0, 0, 0, 0]), policy),
-        ("neighbour solicitation", Ingress, raw6(v6(2), v6(1), 58, &[135, 0, 0, 0, 0, 0, 0, 0]), neighbour),
+        ("neighbour solicitation", Ingress, raw6(v6(2), v6(1), 58, &solicitation), neighbour),
+        (
+            "a neighbour solicitation without its target",
+            Ingress,
+            raw6(v6(2), v6(1), 58, &solicitation[..16]),
+            drop(DropReason::Truncated),
+        ),
         (
             "a forwarded neighbour solicitation",
             Ingress,
-            with(raw6(v6(2), v6(1), 58, &[135, 0, 0, 0, 0, 0, 0, 0]), &[(7, 254)]),
+            with(raw6(v6(2), v6(1), 58, &solicitation), &[(7, 254)]),
             drop(DropReason::BadHeader),
         ),
         (

@@ -7,6 +7,7 @@ mod bpf_linker;
 mod bpf_toolchain;
 mod conformance;
 mod demo;
+mod fuzz;
 mod lint;
 mod root;
 mod setup;
@@ -70,6 +71,11 @@ enum Task {
     /// Sets up the machine and builds first. Prints a table of all cases and every difference; `cargo xtask test` runs the
     /// public cases too. Needs root, or sudo.
     Conformance(conformance::Options),
+    /// Look for packets and manifests on which Sluice is wrong
+    ///
+    /// Runs the targets of tests/fuzz under libFuzzer; installs cargo-fuzz where it is missing. What the tests replay is in
+    /// tests/fuzz/corpus; new inputs go to target/fuzz-corpus. Needs no root.
+    Fuzz(fuzz::Options),
     /// Measure nanoseconds per packet, verified instructions and map memory
     ///
     /// Sets up the machine and builds first. Medians of several rounds under BPF_PROG_TEST_RUN, each beside a no-op
@@ -103,6 +109,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Demo { built } => show(&workspace, *built),
         Task::Test(options) => test::run(&workspace, options),
         Task::Conformance(options) => conformance::run(&workspace, options),
+        Task::Fuzz(options) => fuzz::run(&workspace, options),
         Task::Bench(options) => bench::run(&workspace, options),
         Task::Lint => lint::run(&workspace),
     }

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::agent_build::{self, OBJECT_VARIABLE};
 use crate::bpf_build;
+use crate::fuzz;
 use crate::root;
 use crate::setup::Scope;
 use crate::step;
@@ -18,6 +19,10 @@ pub(crate) struct Options {
     /// Few random cases in each property test: for the work in between, not before a commit
     #[arg(long)]
     quick: bool,
+    /// The long forms as well: a thousand changes of policy under traffic, millions of packets in kernel and engine, and each
+    /// fuzz target for a minute
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
     /// Only the tests whose path contains this
     #[arg(value_name = "NAME-FILTER")]
     filter: Option<String>,
@@ -36,6 +41,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.quick {
         command.env("PROPTEST_CASES", "16").env("SLUICE_TEST_QUICK", "1");
     }
+    if options.long {
+        command.env("SLUICE_TEST_LONG", "1");
+    }
     root::run_tests_as_root(&mut command);
-    step::stream("testing", &mut command)
+    step::stream("testing", &mut command)?;
+    if options.long && options.filter.is_none() {
+        fuzz::run(workspace, &fuzz::Options::all())?;
+    }
+    Ok(())
 }

@@ -53,6 +53,21 @@ impl Workspace {
         self.target.join("debug").join(name)
     }
 
+    /// Where cargo-fuzz builds: its flags are for every crate.
+    pub(crate) fn fuzz_build_dir(&self) -> PathBuf {
+        self.target.join("fuzz")
+    }
+
+    /// Inputs that a fuzz target has found interesting on this machine.
+    pub(crate) fn fuzz_findings(&self, target: &str) -> PathBuf {
+        self.target.join("fuzz-corpus").join(target)
+    }
+
+    /// The inputs that are kept for the tests.
+    pub(crate) fn fuzz_corpus(&self, target: &str) -> PathBuf {
+        self.root.join("tests/fuzz/corpus").join(target)
+    }
+
     /// A command in the workspace with the extended PATH, free of what the outer cargo set.
     pub(crate) fn command(&self, program: impl Into<OsString>) -> Command {
         let mut command = Command::new(program.into());

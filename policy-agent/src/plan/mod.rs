@@ -258,7 +258,6 @@ impl Planner {
 
     fn build(&mut self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
         let present: Vec<u32> = self.shadow.slots.values().copied().collect();
-        self.release_quarantine();
         self.add_sources(endpoints);
         let numbers = self.layout.contents.numbers(compiled);
         let mut wanted = Wanted {
@@ -268,6 +267,9 @@ impl Planner {
             numbers,
             compiled,
         };
+        if self.allocates(&wanted, endpoints) {
+            self.release_quarantine();
+        }
         let known_classes: HashSet<u32> = self.layout.classes.values().copied().collect();
         wanted.classes =
             wanted.signatures.iter().map(|key| self.class(key)).collect::<Result<Vec<_>, _>>()?;
@@ -303,6 +305,20 @@ impl Planner {
         self.careful = Some(self.layout.clone());
         self.forget(&wanted);
         Ok(())
+    }
+
+    /// Whether a plan needs anything that it could take from what was freed. Waiting for that costs up to a second on a
+    /// busy machine (an RCU grace period), so a plan that needs nothing does not.
+    fn allocates(&self, wanted: &Wanted<'_>, endpoints: &[LocalEndpoint]) -> bool {
+        let layout = &self.layout;
+        wanted.sets.iter().any(|set| !layout.sets.contains_key(set))
+            || wanted.signatures.iter().any(|signature| !layout.classes.contains_key(signature))
+            || endpoints.iter().any(|local| match self.shadow.slots.get(&local.ifindex) {
+                Some(slot) => {
+                    self.shadow.endpoints.get(slot) != Some(&Endpoint { slot: *slot, ..describe(local) })
+                }
+                None => true,
+            })
     }
 
     /// What was freed by earlier plans may be used again once no packet in flight can be reading it.

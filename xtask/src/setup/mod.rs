@@ -12,7 +12,7 @@ use crate::bpf_toolchain::{self, Candidate};
 use crate::setup::apt::{Apt, Wanted};
 use crate::setup::os_release::OsRelease;
 use crate::setup::survey::Survey;
-use crate::setup::tools::{DENY, RUSTC_PACKAGES};
+use crate::setup::tools::{DENY, FUZZ, RUSTC_PACKAGES, cargo_has};
 use crate::step::{self, Step};
 use crate::workspace::{Workspace, which};
 
@@ -131,14 +131,32 @@ fn install_lints(workspace: &Workspace, survey: &Survey) -> Result<()> {
         step::run(&title, &workspace.logs(), "rustup", &mut command)?;
     }
     if survey.deny_missing {
-        let mut command = workspace.cargo();
-        command
-            .args(["install", DENY, "--locked"])
-            .env_remove("CARGO_TARGET_DIR")
-            // It runs for a second: what its release profile gains, building it by that profile loses many times over.
-            .envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")])
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-        step::run("building cargo-deny (some minutes)", &workspace.logs(), DENY, &mut command)?;
+        cargo_install(workspace, DENY)?;
+    }
+    Ok(())
+}
+
+/// A cargo subcommand from its crate.
+fn cargo_install(workspace: &Workspace, name: &str) -> Result<()> {
+    let mut command = workspace.cargo();
+    command
+        .args(["install", name, "--locked"])
+        .env_remove("CARGO_TARGET_DIR")
+        // It runs for a second: what its release profile gains, building it by that profile loses many times over.
+        .envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")])
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    step::run(&format!("building {name} (some minutes)"), &workspace.logs(), name, &mut command)
+}
+
+/// Sees to it that the fuzz targets can be built. Nothing else needs this.
+pub(crate) fn ensure_fuzzing(workspace: &Workspace) -> Result<()> {
+    if which("c++").is_none() {
+        // libFuzzer is C++.
+        let compiler = Wanted::new("a C++ compiler", &[&["g++"]], None);
+        apt(workspace)?.install(&[compiler])?;
+    }
+    if cargo_has(workspace, "fuzz").is_none() {
+        cargo_install(workspace, FUZZ)?;
     }
     Ok(())
 }

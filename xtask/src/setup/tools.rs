@@ -97,6 +97,9 @@ pub(crate) const RUSTC_PACKAGES: &[PackageSet] = &[&["rustc-web", "rust-web-src"
 /// cargo-deny's crate.
 pub(crate) const DENY: &str = "cargo-deny";
 
+/// What runs the fuzz targets.
+pub(crate) const FUZZ: &str = "cargo-fuzz";
+
 /// The parts of the Rust toolchain that lint needs, as cargo subcommand and rustup component.
 pub(crate) const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
 

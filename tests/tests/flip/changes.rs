@@ -1,0 +1,183 @@
+//! Changes of policy that all mean the same to the traffic: `guest/client` may reach the shop on TCP 80 and UDP 5300; nobody
+//! may reach the vault, the shop's port 9999, or, as `guest/prisoner`, anything of the shop. Sets, classes, ports and
+//! prefixes around that change as much as they can.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use sluice_tests::agent_world::{Lab, policy, policy_file};
+use sluice_tests::random::Random;
+
+/// Who may call the shop; the part in front of the port list and behind it is the same in all.
+const CALLERS: [&str; 5] = [
+    "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: guest}}, podSelector: {matchLabels: {app: client}}}",
+    "{namespaceSelector: {}, podSelector: {matchExpressions: [{key: app, operator: In, values: [client, nobody]}]}}",
+    "{ipBlock: {cidr: CLIENT4/32}}, {ipBlock: {cidr: 'CLIENT6/128'}}",
+    "{ipBlock: {cidr: CLIENT4/32}}, {ipBlock: {cidr: 'CLIENT6/128'}}, {namespaceSelector: {matchLabels: {team: none}}}, {podSelector: {}}",
+    "{ipBlock: {cidr: 10.244.0.0/16, except: [10.244.2.0/24, INTRUDER4/32, PRISONER4/32]}}, {ipBlock: {cidr: 'CLIENT6/128'}}",
+];
+const SHOP_PORTS: [&str; 4] = [
+    "[{port: 80}, {port: 5300, protocol: UDP}]",
+    "[{port: 79, endPort: 81}, {protocol: UDP, port: 5000, endPort: 5999}]",
+    "[{port: web}, {protocol: UDP, port: 5300}, {port: 9, protocol: SCTP}]",
+    "[{port: 1, endPort: 9998}, {protocol: UDP, port: 1, endPort: 7776}, {protocol: UDP, port: 10000}]",
+];
+/// Of the client. None: nothing isolates it.
+const CLIENT_OUT: [Option<&str>; 5] = [
+    None,
+    Some("[{}]"),
+    Some("[{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}]}]"),
+    Some("[{ports: [{port: 80}, {port: 1, endPort: 6000, protocol: UDP}]}]"),
+    Some(
+        "[{to: [{ipBlock: {cidr: 10.244.0.0/16, except: [10.244.9.0/24]}}, {ipBlock: {cidr: 'fd00:10:244::/48'}}], ports: [{port: web}, {port: 80}, {protocol: UDP}]}]",
+    ),
+];
+/// The shop's own connections: it only ever answers.
+const SHOP_OUT: [Option<&str>; 3] =
+    [None, Some("[]"), Some("[{to: [{podSelector: {}}], ports: [{port: 443}]}]")];
+/// What may come to the guests: answers need no rule.
+const GUEST_IN: [Option<&str>; 3] = [None, Some("[]"), Some("[{from: [{ipBlock: {cidr: 192.0.2.0/24}}]}]")];
+const VAULT_IN: [&str; 4] = [
+    "[]",
+    "[{from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: 80}]}]",
+    "[{from: [{podSelector: {matchLabels: {app: nobody}}}]}, {ports: [{port: 1, endPort: 79}]}]",
+    "[{from: [{namespaceSelector: {matchLabels: {team: none}}}, {ipBlock: {cidr: 10.244.9.0/24}}]}]",
+];
+const PRISONER_OUT: [&str; 3] = [
+    "[]",
+    "[{to: [{ipBlock: {cidr: 192.0.2.0/24}}]}]",
+    "[{to: [{podSelector: {}}]}, {to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.244.0.0/16]}}]}, {ports: [{port: 1, endPort: 79}]}]",
+];
+/// Labels of pods and namespaces that nothing above selects for good.
+const VALUES: [&str; 3] = ["a", "b", "c"];
+
+pub(crate) struct Changes {
+    random: Random,
+    present: BTreeSet<String>,
+    addresses: Vec<(&'static str, String)>,
+}
+
+impl Changes {
+    pub(crate) fn new(lab: &Lab) -> Result<Self> {
+        let mut addresses = Vec::new();
+        for (pod, v4, v6) in [
+            ("guest/client", "CLIENT4", "CLIENT6"),
+            ("guest/intruder", "INTRUDER4", "INTRUDER6"),
+            ("guest/prisoner", "PRISONER4", "PRISONER6"),
+        ] {
+            let pod = lab.world.pod(pod)?;
+            addresses.push((v4, pod.ipv4.to_string()));
+            addresses.push((v6, pod.ipv6.to_string()));
+        }
+        Ok(Self { random: Random::new(3), present: BTreeSet::new(), addresses })
+    }
+
+    /// The policies that are always there, each in its first form.
+    pub(crate) fn begin(&mut self, lab: &Lab) -> Result<()> {
+        self.shop_in(lab)?;
+        self.set(lab, "vault/in", Some(&ingress("{}", VAULT_IN[0])))?;
+        self.set(lab, "guest/prison", Some(&egress("{matchLabels: {app: prisoner}}", PRISONER_OUT[0])))
+    }
+
+    /// One change of one object.
+    pub(crate) fn next(&mut self, lab: &mut Lab) -> Result<()> {
+        match self.random.below(9) {
+            0 | 1 => self.shop_in(lab),
+            2 => {
+                let rules = self.pick(&CLIENT_OUT);
+                self.set(
+                    lab,
+                    "guest/out",
+                    rules.map(|r| egress("{matchLabels: {app: client}}", r)).as_deref(),
+                )
+            }
+            3 => {
+                let rules = self.pick(&SHOP_OUT);
+                self.set(lab, "shop/out", rules.map(|rules| egress("{}", rules)).as_deref())
+            }
+            4 => {
+                let rules = self.pick(&GUEST_IN);
+                self.set(lab, "guest/in", rules.map(|rules| ingress("{}", rules)).as_deref())
+            }
+            5 => {
+                let rules = self.pick(&VAULT_IN);
+                self.set(lab, "vault/in", Some(&ingress("{}", rules)))
+            }
+            6 => {
+                let rules = self.pick(&PRISONER_OUT);
+                self.set(lab, "guest/prison", Some(&egress("{matchLabels: {app: prisoner}}", rules)))
+            }
+            7 => self.extra(lab),
+            _ => self.labels(lab),
+        }
+    }
+
+    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.random.below(all.len())]
+    }
+
+    fn shop_in(&mut self, lab: &Lab) -> Result<()> {
+        let (callers, ports) = (self.pick(&CALLERS), self.pick(&SHOP_PORTS));
+        let open = "{ports: [{port: 7777, protocol: UDP}]}";
+        let rules = format!("[{{from: [{callers}], ports: {ports}}}, {open}]");
+        self.set(lab, "shop/in", Some(&ingress("{}", &rules)))
+    }
+
+    /// A policy of another namespace comes, changes or goes. It names ports and addresses of the traffic, so that their
+    /// classes split and join.
+    fn extra(&mut self, lab: &Lab) -> Result<()> {
+        let name = format!("other/extra{}", self.random.below(5));
+        if self.random.one_in(3) {
+            return self.set(lab, &name, None);
+        }
+        let port = self.pick(&[80, 81, 443, 5300, 7777, 9999]);
+        let end = port + self.random.below(3000);
+        let protocol = self.pick(&["TCP", "UDP", "SCTP"]);
+        let length = 8 + self.random.below(25);
+        let value = self.pick(&VALUES);
+        self.set(
+            lab,
+            &name,
+            Some(&format!(
+                "podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: CLIENT4/{length}}}}}, {{podSelector: {{matchLabels: {{app: {value}}}}}}}, \
+                 {{namespaceSelector: {{matchLabels: {{team: {value}}}}}}}], ports: [{{port: {port}, endPort: {end}, protocol: {protocol}}}]}}]"
+            )),
+        )
+    }
+
+    /// A pod or a namespace gets other labels.
+    fn labels(&mut self, lab: &mut Lab) -> Result<()> {
+        let value = self.pick(&VALUES);
+        if self.random.one_in(3) {
+            return lab.manifests.namespace("other", &[("team", value)]);
+        }
+        let (pod, key) = self.pick(&[
+            ("other/one", "app"),
+            ("other/two", "app"),
+            ("guest/client", "tier"),
+            ("shop/near", "app"),
+        ]);
+        lab.world.pod_mut(pod)?.labels.insert(key.to_owned(), value.to_owned());
+        lab.manifests.pod(lab.world.pod(pod)?)
+    }
+
+    fn set(&mut self, lab: &Lab, name: &str, spec: Option<&str>) -> Result<()> {
+        let Some(spec) = spec else {
+            return if self.present.remove(name) { lab.manifests.remove(&policy_file(name)) } else { Ok(()) };
+        };
+        let mut spec = spec.to_owned();
+        for (word, address) in &self.addresses {
+            spec = spec.replace(word, address);
+        }
+        self.present.insert(name.to_owned());
+        lab.manifests.write(&policy_file(name), &policy(name, &spec))
+    }
+}
+
+fn ingress(pods: &str, rules: &str) -> String {
+    format!("podSelector: {pods}, policyTypes: [Ingress], ingress: {rules}")
+}
+
+fn egress(pods: &str, rules: &str) -> String {
+    format!("podSelector: {pods}, policyTypes: [Egress], egress: {rules}")
+}
