@@ -40,9 +40,13 @@ pub fn decide<P: Packet, T: Tables>(
         return Verdict::Drop(DropReason::Table);
     };
     let Scratch { ip, quoted } = scratch;
-    let verdict = match parse::parse(packet, ip) {
-        Ok(Frame::Ip) => Judge { tables, endpoint, sets, arrival, ip }.ip(packet, quoted),
+    let parsed = parse::parse(packet, ip);
+    let judge = Judge { tables, endpoint, sets, arrival, ip };
+    let verdict = match parsed {
+        Ok(Frame::Ip) => judge.ip(packet, quoted),
         Ok(Frame::Arp) => arp(packet, tables, endpoint, arrival),
+        // As far as it was read, it may say already whose name it bears.
+        Err(_) if judge.bears_foreign_name() => Verdict::Drop(DropReason::Spoofed),
         Err(reason) => Verdict::Drop(reason),
     };
     match verdict {
@@ -110,11 +114,11 @@ impl<T: Tables> Judge<'_, T> {
                 verdict => return verdict,
             }
         }
+        if self.bears_foreign_name() {
+            return Verdict::Drop(DropReason::Spoofed);
+        }
         let remote = match self.arrival.direction {
             Direction::Egress => {
-                if self.is_foreign(&ip.src) {
-                    return Verdict::Drop(DropReason::Spoofed);
-                }
                 // Only on its way out: what arrives under the pod's own address need not come from the pod.
                 if self.is_own(&ip.dst) {
                     return Verdict::Pass(PassReason::Own);
@@ -220,6 +224,12 @@ impl<T: Tables> Judge<'_, T> {
             self.endpoint.v6.words() == [0; 4]
         };
         (!unconfigured || self.sets.egress != 0 || self.sets.ingress != 0) && !self.is_extra(address)
+    }
+
+    /// The pod sends under an address that it may not send from.
+    #[inline(always)]
+    fn bears_foreign_name(&self) -> bool {
+        self.arrival.direction == Direction::Egress && self.ip.family != 0 && self.is_foreign(&self.ip.src)
     }
 
     /// For pods that route: addresses that their annotation lists.

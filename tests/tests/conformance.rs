@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::Result;
+use sluice_netns::Network;
 use sluice_tests::agent_world::agent_binary;
 use sluice_tests::conformance::{
     CaseReport, CaseResult, Options, Report, failure, public_cases, render, run, write_junit,
@@ -43,6 +44,47 @@ fn every_network_policy_case_of_the_public_file_passes() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Cases over another network than VXLAN, which all of them run over: ten of them, and all in the long form.
+fn over(network: Network, cni_plugins: bool) -> Result<()> {
+    let long = std::env::var_os("SLUICE_TEST_LONG").is_some();
+    let filter = if long { "e2e-" } else { "e2e-3" };
+    let mut options = Options { filter: Some(filter.to_owned()), ..Options::new(vec![public_cases()]) };
+    options.base = options.base.network(network);
+    if cni_plugins {
+        options.base = options.base.cni_plugins();
+    }
+    let report = run(&options, |_| {})?;
+    println!("{}", render(&report));
+    assert_eq!(ids(&report, CaseResult::Failed), BTreeSet::new());
+    assert_eq!(ids(&report, CaseResult::Passed).len(), if long { 48 } else { 10 });
+    Ok(())
+}
+
+#[test]
+fn cases_over_vxlan_with_direct_routing() -> Result<()> {
+    over(Network::VxlanDirectRouting, false)
+}
+
+#[test]
+fn cases_over_host_gw_by_the_bridge_plugin() -> Result<()> {
+    over(Network::HostGw, true)
+}
+
+#[test]
+fn cases_over_ipip() -> Result<()> {
+    over(Network::Ipip, false)
+}
+
+#[test]
+fn cases_over_routed_veths() -> Result<()> {
+    over(Network::Routed, false)
+}
+
+#[test]
+fn cases_over_routes_by_the_ptp_plugin() -> Result<()> {
+    over(Network::Routed, true)
 }
 
 /// A copy of the public file with `right` of one case replaced.

@@ -23,6 +23,12 @@ pub(crate) struct Options {
     /// Only cases with this in their id or title
     #[arg(long, value_name = "NAME-FILTER")]
     case: Option<String>,
+    /// The network between the pods: vxlan, vxlan-direct-routing, host-gw, ipip, routed
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Let Debian's CNI plugins make the pods' interfaces
+    #[arg(long)]
+    cni_plugins: bool,
     /// Write JUnit XML here
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -47,6 +53,12 @@ impl Options {
         }
         if let Some(case) = &self.case {
             arguments.extend(["--case".to_owned(), case.clone()]);
+        }
+        if let Some(network) = &self.network {
+            arguments.extend(["--network".to_owned(), network.clone()]);
+        }
+        if self.cni_plugins {
+            arguments.push("--cni-plugins".to_owned());
         }
         Ok(arguments)
     }

@@ -99,7 +99,8 @@ impl Connections {
 
     /// Policy has changed.
     pub(super) fn changed(&mut self) {
-        self.sweep_at.get_or_insert_with(|| Instant::now() + AFTER_CHANGE);
+        let soon = Instant::now() + AFTER_CHANGE;
+        self.sweep_at = Some(self.sweep_at.map_or(soon, |at| at.min(soon)));
     }
 
     pub(super) const fn sweep_at(&self) -> Option<Instant> {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use sluice_netns::Network;
 use sluice_tests::conformance::{CaseResult, Options, public_cases, render, run, write_junit};
 
 /// Runs conformance cases on real pods: oracle, `explain` and sockets must agree with the file.
@@ -16,6 +17,12 @@ struct Cli {
     /// Only cases with this in their id or title
     #[arg(long, value_name = "NAME-FILTER")]
     case: Option<String>,
+    /// The network between the pods: vxlan, vxlan-direct-routing, host-gw, ipip, routed
+    #[arg(long, value_name = "NAME", default_value = "vxlan")]
+    network: Network,
+    /// Let Debian's CNI plugins make the pods' interfaces
+    #[arg(long)]
+    cni_plugins: bool,
     /// Write JUnit XML here
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -28,7 +35,12 @@ fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     sluice_netns::catch_interrupts()?;
     let files = if cli.cases.is_empty() { vec![public_cases()] } else { cli.cases };
-    let report = run(&Options { filter: cli.case, ..Options::new(files) }, |case| {
+    let mut options = Options { filter: cli.case, ..Options::new(files) };
+    options.base = options.base.network(cli.network);
+    if cli.cni_plugins {
+        options.base = options.base.cni_plugins();
+    }
+    let report = run(&options, |case| {
         let result = match case.result {
             CaseResult::Passed => "pass",
             CaseResult::Failed => "FAIL",

@@ -14,6 +14,7 @@ mod vxlan;
 pub(crate) mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use anyhow::Result;
 
@@ -39,6 +40,16 @@ pub enum Network {
     Routed,
 }
 
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|network| network.name() == name);
+        found.ok_or_else(|| format!("no network {name:?}: {}", names()))
+    }
+}
+
 /// How packets get from one node's pods to another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -48,6 +59,21 @@ enum Way {
 }
 
 impl Network {
+    pub const ALL: [Self; 5] =
+        [Self::Vxlan, Self::VxlanDirectRouting, Self::HostGw, Self::Ipip, Self::Routed];
+
+    /// Its name on a command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::VxlanDirectRouting => "vxlan-direct-routing",
+            Self::HostGw => "host-gw",
+            Self::Ipip => "ipip",
+            Self::Routed => "routed",
+        }
+    }
+
     /// Whether the pods of a node share a bridge; they have a route each where they don't.
     pub(crate) const fn has_bridge(self) -> bool {
         matches!(self, Self::Vxlan | Self::VxlanDirectRouting | Self::HostGw)
