@@ -266,7 +266,7 @@ impl<T: Tables> Judge<'_, T> {
         let dst = &self.ip.dst;
         self.arrival.direction == Direction::Ingress
             || self.ip.hop_limit == 1
-            || is_link_scoped(dst)
+            || is_link_local(dst)
             || u32::from_be(dst[0]) >> 16 == 0xff02
             || dst[..2] == self.endpoint.v6.words()[..2]
     }
@@ -287,7 +287,13 @@ fn neighbour(ip: &Ip, direction: Direction) -> Option<Verdict> {
     }
 }
 
+/// Link-local or unspecified.
 #[inline(always)]
 fn is_link_scoped(address: &Words) -> bool {
-    u32::from_be(address[0]) >> 22 == 0xfe80 >> 6 || *address == [0; 4]
+    is_link_local(address) || *address == [0; 4]
+}
+
+#[inline(always)]
+fn is_link_local(address: &Words) -> bool {
+    u32::from_be(address[0]) >> 22 == 0xfe80 >> 6
 }

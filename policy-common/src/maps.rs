@@ -52,7 +52,9 @@ impl Addr6 {
 
     #[inline(always)]
     pub fn from_words(words: &Words) -> Self {
-        bytemuck::cast(*words)
+        // Word by word: of the whole the compiler makes a call in BPF.
+        let [a, b, c, d] = *words;
+        bytemuck::cast([a, b, c, d])
     }
 
     #[inline(always)]

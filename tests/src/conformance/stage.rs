@@ -266,13 +266,13 @@ fn bear_addresses(built: &World, file: &CasesWorld) -> Result<()> {
             }
             let length = if ip.is_ipv4() { 32 } else { 128 };
             let nodad = if ip.is_ipv4() { "" } else { " nodad" };
-            shell(own.ns(), &format!("ip addr add {ip}/{length} dev eth0{nodad}"))?;
+            shell(own.ns(), &format!("ip addr replace {ip}/{length} dev eth0{nodad}"))?;
             let routed = match ip {
                 IpAddr::V4(ip) => cidr4.contains(ip),
                 IpAddr::V6(ip) => cidr6.contains(ip),
             };
             for other in built.nodes().iter().filter(|other| other.name() != name && !routed) {
-                shell(other.ns(), &format!("ip route add {ip}/{length} dev eth0"))?;
+                shell(other.ns(), &format!("ip route replace {ip}/{length} dev eth0"))?;
             }
         }
     }
