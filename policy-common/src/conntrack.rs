@@ -43,6 +43,8 @@ pub enum Opens {
     Nothing,
     /// Where there is none.
     IfUnknown,
+    /// Where there is none, or one that the other side opened: it may not any more, so the flow is the sender's.
+    OrTakesOver,
     /// Whatever there was: a SYN.
     Afresh,
 }
@@ -50,14 +52,21 @@ pub enum Opens {
 /// Notes a packet that policy lets through. Returns whether its flow was known.
 #[inline(always)]
 pub fn note(set: &mut FlowSet, key: &FlowKey, seen: &Seen, opens: Opens) -> bool {
-    let place = match (set.find(key, seen.now), opens) {
-        (Some(at), Opens::Nothing | Opens::IfUnknown) => {
-            advance(set.entry(at), seen);
-            return true;
+    let place = match set.find(key, seen.now) {
+        Some(at) => {
+            let opener = set.entry(at).opener;
+            // The node's own flows are allowed by their origin, whatever policy says.
+            let takes_over = matches!(opens, Opens::OrTakesOver)
+                && !matches!(opener, Opener::Node)
+                && is_pod(opener) != is_pod(seen.sender);
+            if !takes_over && !matches!(opens, Opens::Afresh) {
+                advance(set.entry(at), seen);
+                return true;
+            }
+            at
         }
-        (None, Opens::Nothing) => return false,
-        (Some(at), Opens::Afresh) => at,
-        (None, _) => set.place(key, seen.now),
+        None if matches!(opens, Opens::Nothing) => return false,
+        None => set.place(key, seen.now),
     };
     let entry = set.entry(place);
     entry.key = *key;
@@ -71,14 +80,17 @@ pub fn note(set: &mut FlowSet, key: &FlowKey, seen: &Seen, opens: Opens) -> bool
 #[inline(always)]
 pub fn advance(entry: &mut FlowEntry, seen: &Seen) {
     let answers = is_pod(entry.opener) != is_pod(seen.sender);
-    let plain = seen.flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) == 0;
+    let ends = seen.flags & (tcp_flag::FIN | tcp_flag::RST) != 0;
     let state = match entry.state {
+        FlowState::Closing | FlowState::Closed if !is_pod(seen.sender) => entry.state,
+        // Who stands on the way can forge the other side's FIN or RST, and we do not follow sequence numbers: it makes
+        // the flow one of those that go first where room is needed, and shortens nothing. The pod's own end it.
+        _ if ends && !is_pod(seen.sender) => FlowState::Answered,
         _ if seen.flags & tcp_flag::RST != 0 => FlowState::Closed,
-        _ if seen.flags & tcp_flag::FIN != 0 => FlowState::Closing,
-        FlowState::Opening if answers && !plain => FlowState::Answered,
-        FlowState::Opening | FlowState::Answered if answers && plain => FlowState::Established,
-        // Whoever goes on talking was not reset: anybody can forge a RST, and we do not follow sequence numbers.
-        FlowState::Closed if plain => FlowState::Established,
+        FlowState::Closed => FlowState::Closed,
+        _ if ends => FlowState::Closing,
+        FlowState::Opening if answers && seen.flags & tcp_flag::SYN != 0 => FlowState::Answered,
+        FlowState::Opening | FlowState::Answered if answers => FlowState::Established,
         state => state,
     };
     enter(entry, state, seen.now);
@@ -206,16 +218,40 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_ends_it_in_seconds_unless_somebody_goes_on_talking() {
-        let (mut set, key) = (FlowSet::EMPTY, key(1, protocol::TCP, 1));
-        see(&mut set, &key, Opener::Peer, tcp_flag::SYN, 10);
-        see(&mut set, &key, Opener::Pod, SYN_ACK, 10);
-        see(&mut set, &key, Opener::Pod, tcp_flag::ACK, 10);
-        see(&mut set, &key, Opener::Peer, tcp_flag::RST, 20);
-        assert_eq!(state(&set, &key, 30), Some(FlowState::Closed));
-        assert_eq!(state(&set, &key, 31), None);
-        see(&mut set, &key, Opener::Pod, tcp_flag::ACK, 25);
-        assert_eq!(state(&set, &key, 1000), Some(FlowState::Established));
+    fn the_pods_reset_ends_it_in_seconds_and_its_fin_in_two_minutes() {
+        for (flag, left) in [(tcp_flag::RST, 10), (tcp_flag::FIN, 120)] {
+            let (mut set, key) = (FlowSet::EMPTY, key(1, protocol::TCP, 1));
+            see(&mut set, &key, Opener::Peer, tcp_flag::SYN, 10);
+            see(&mut set, &key, Opener::Pod, SYN_ACK, 10);
+            see(&mut set, &key, Opener::Pod, tcp_flag::ACK, 10);
+            see(&mut set, &key, Opener::Pod, flag, 20);
+            assert!(state(&set, &key, 20 + left).is_some());
+            assert_eq!(state(&set, &key, 20 + left + 1), None);
+        }
+    }
+
+    #[test]
+    fn a_reset_or_fin_of_the_other_side_may_be_forged_and_shortens_nothing() {
+        for flag in [tcp_flag::RST, tcp_flag::FIN] {
+            let (mut set, key) = (FlowSet::EMPTY, key(1, protocol::TCP, 1));
+            see(&mut set, &key, Opener::Pod, tcp_flag::SYN, 10);
+            see(&mut set, &key, Opener::Peer, SYN_ACK, 10);
+            see(&mut set, &key, Opener::Peer, tcp_flag::ACK, 10);
+            see(&mut set, &key, Opener::Peer, flag, 20);
+            assert_eq!(state(&set, &key, 400_000), Some(FlowState::Answered));
+            see(&mut set, &key, Opener::Peer, tcp_flag::ACK, 400_000);
+            assert_eq!(state(&set, &key, 400_000), Some(FlowState::Established));
+        }
+    }
+
+    #[test]
+    fn datagrams_of_a_side_that_alone_may_send_are_its_own_flow() {
+        let (mut set, key) = (FlowSet::EMPTY, key(1, protocol::UDP, 1));
+        see(&mut set, &key, Opener::Peer, 0, 10);
+        let seen = Seen { sender: Opener::Pod, flags: 0, now: 11 };
+        assert!(note(&mut set, &key, &seen, Opens::IfUnknown));
+        assert!(!note(&mut set, &key, &seen, Opens::OrTakesOver));
+        assert_eq!(set.entries[set.find(&key, 11).unwrap()].opener, Opener::Pod);
     }
 
     #[test]
@@ -241,6 +277,22 @@ mod tests {
         }
         let left = others.iter().filter(|other| set.find(other, 101).is_some()).count();
         assert_eq!(left, WAYS - SHARE);
+    }
+
+    #[test]
+    fn no_datagrams_evict_an_established_connection() {
+        let mut set = FlowSet::EMPTY;
+        let connections: [FlowKey; WAYS - 1] = core::array::from_fn(|n| key(10 + n as u32, protocol::TCP, 1));
+        for key in &connections {
+            see(&mut set, key, Opener::Pod, tcp_flag::SYN, 10);
+            see(&mut set, key, Opener::Peer, tcp_flag::ACK, 10);
+        }
+        for number in 0..1000 {
+            let key = key(1 + u32::from(number) % 2, protocol::UDP, number);
+            see(&mut set, &key, Opener::Pod, 0, 5000);
+            see(&mut set, &key, Opener::Peer, 0, 5000);
+        }
+        assert!(connections.iter().all(|key| set.find(key, 5000).is_some()));
     }
 
     #[test]

@@ -6,10 +6,10 @@
 //! What is off the hot path is a call of its own (`inline(never)`): BPF gives all frames of a call chain 512 bytes.
 
 use crate::Direction;
-use crate::maps::{Addr6, Endpoint, Sets, SourceKey, Words};
+use crate::maps::{Endpoint, Sets, Words};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Frame, Ip, Scratch, Transport, protocol, tcp_flag};
-use crate::policy::{Policy, is_own};
+use crate::policy::{Policy, is_own, source_key};
 use crate::reason::{DropReason, PassReason, Verdict};
 use crate::tables::Tables;
 use crate::track::{Case, Question, is_fresh_syn, is_icmp_error};
@@ -53,7 +53,7 @@ pub fn decide<P: Packet, T: Tables>(
         // Nobody may pass for another, isolated or not.
         Verdict::Drop(DropReason::Spoofed | DropReason::RouterSpoof) => verdict,
         // Nor hide behind what is not read here: a receiver takes a priority tag off and walks the longest chain.
-        Verdict::Drop(DropReason::Vlan | DropReason::ExtensionChain)
+        Verdict::Drop(DropReason::Vlan | DropReason::ExtensionChain | DropReason::FragmentShort)
             if arrival.direction == Direction::Egress =>
         {
             verdict
@@ -75,6 +75,7 @@ fn arp<P: Packet, T: Tables>(packet: &P, tables: &T, endpoint: &Endpoint, arriva
     let claimed = if sender == 0 { message.word(24) } else { sender };
     if arrival.direction == Direction::Egress
         && claimed != endpoint.v4.word()
+        && !(endpoint.v4.word() == 0 && u32::from_be(claimed) >> 16 == LINK_LOCAL4)
         && !tables.is_extra_source(&source_key(arrival.ifindex, 4, &[claimed, 0, 0, 0]))
     {
         return Verdict::Drop(DropReason::Spoofed);
@@ -82,14 +83,8 @@ fn arp<P: Packet, T: Tables>(packet: &P, tables: &T, endpoint: &Endpoint, arriva
     Verdict::Pass(PassReason::Neighbour)
 }
 
-#[inline(always)]
-fn source_key(ifindex: u32, family: u8, address: &Words) -> SourceKey {
-    SourceKey {
-        ifindex: ifindex.to_be_bytes(),
-        family: [family, 0, 0, 0],
-        address: Addr6::from_words(address),
-    }
-}
+/// The upper half of 169.254.0.0/16 (RFC 3927).
+const LINK_LOCAL4: u32 = 0xa9fe;
 
 struct Judge<'a, T: Tables> {
     tables: &'a T,
@@ -203,27 +198,22 @@ impl<T: Tables> Judge<'_, T> {
     }
 
     /// A source that the pod may not send from. Addresses that never leave the link are nobody's: a pod that has no
-    /// address yet asks for one under them. A pod that is not isolated may speak a family in which it has no address.
+    /// address yet asks for one under them.
     #[inline(always)]
     fn is_foreign(&self, address: &Words) -> bool {
         if self.is_own(address) {
             return false;
         }
-        let unconfigured = if self.ip.family == 4 {
-            let first = u32::from_be(address[0]);
-            let unconfigured = self.endpoint.v4.word() == 0;
+        if self.ip.family == 4 {
+            let host = u32::from_be(address[0]);
             // With an address of its own nobody needs a link-local one, and a node-local DNS cache has one.
-            if first == 0 || (unconfigured && first >> 16 == 0xa9fe) {
+            if host == 0 || (self.endpoint.v4.word() == 0 && host >> 16 == LINK_LOCAL4) {
                 return false;
             }
-            unconfigured
-        } else {
-            if is_link_scoped(address) {
-                return false;
-            }
-            self.endpoint.v6.words() == [0; 4]
-        };
-        (!unconfigured || self.sets.egress != 0 || self.sets.ingress != 0) && !self.is_extra(address)
+        } else if is_link_scoped(address) {
+            return false;
+        }
+        !self.is_extra(address)
     }
 
     /// The pod sends under an address that it may not send from.
@@ -281,8 +271,12 @@ fn neighbour(ip: &Ip, direction: Direction) -> Option<Verdict> {
         (133..=137, _) if ip.hop_limit != 255 => Some(Verdict::Drop(DropReason::BadHeader)),
         (134 | 137, Direction::Egress) => Some(Verdict::Drop(DropReason::RouterSpoof)),
         (133..=137, _) => pass,
-        // RFC 3810 section 5: MLD is sent from a link-local (or no) address with hop limit 1.
-        (130..=132 | 143, _) if ip.hop_limit == 1 && is_link_scoped(&ip.src) => pass,
+        // RFC 3810 section 5: MLD is sent from a link-local (or no) address to a group, with hop limit 1.
+        (130..=132 | 143, _)
+            if ip.hop_limit == 1 && is_link_scoped(&ip.src) && u32::from_be(ip.dst[0]) >> 24 == 0xff =>
+        {
+            pass
+        }
         _ => None,
     }
 }

@@ -10,6 +10,7 @@ use core::net::IpAddr;
 use bytemuck::{CheckedBitPattern, NoUninit, Pod, Zeroable};
 
 use crate::maps::Addr6;
+use crate::parse::protocol;
 
 /// Entries of one set.
 pub const WAYS: usize = 8;
@@ -252,8 +253,9 @@ impl FlowSet {
     }
 
     /// Where a new key's entry goes: to a free one, else to the one that is lost most easily. An endpoint that holds its
-    /// share of a full set gives up one of its own, so that no pod can push out the others' flows. Among those that may
-    /// go, what was never confirmed by both sides goes before what was, and the longest silent first.
+    /// share of a full set gives up one of its own: it takes no more than that from the others. Among those that may go,
+    /// what was never confirmed by both sides goes before datagrams that were answered, these before connections, and the
+    /// longest silent first.
     #[inline(always)]
     pub fn place(&self, key: &FlowKey, now: u32) -> usize {
         let (now, interface) = (u64::from(now), u64::from(key.ifindex));
@@ -272,7 +274,11 @@ impl FlowSet {
             let live = less(now, u64::from(entry.until));
             let foreign = 1 ^ is_zero(u64::from(entry.key.ifindex) ^ interface);
             let settled = is_zero(u64::from(entry.state as u8 ^ FlowState::Established as u8));
-            let rank = (only_own & foreign) << 40 | settled << 36 | (u64::from(entry.seen) + 1);
+            let connection = settled
+                & (is_zero(u64::from(entry.key.protocol ^ protocol::TCP))
+                    | is_zero(u64::from(entry.key.protocol ^ protocol::SCTP)));
+            let rank =
+                (only_own & foreign) << 40 | connection << 37 | settled << 36 | (u64::from(entry.seen) + 1);
             let rank = live.wrapping_neg() & rank;
             let better = less(rank, lowest).wrapping_neg();
             lowest ^= (lowest ^ rank) & better;

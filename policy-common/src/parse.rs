@@ -254,6 +254,7 @@ pub const fn is_extension(next_header: u8) -> bool {
 /// To the first header that is no extension (RFC 8200 section 4), or to the end of a later fragment's headers.
 #[inline(always)]
 fn walk_extensions<P: Packet>(packet: &P, ip: &mut Ip) -> Result<(), DropReason> {
+    let mut fragmented = false;
     for _ in 0..=MAX_EXTENSIONS {
         let kind = ip.protocol;
         if !is_extension(kind) {
@@ -269,6 +270,11 @@ fn walk_extensions<P: Packet>(packet: &P, ip: &mut Ip) -> Result<(), DropReason>
             _ => (words + 1) * 8,
         };
         if kind == protocol::FRAGMENT {
+            // A second one would be judged by its own identification, and followed by the first's.
+            if fragmented {
+                return Err(DropReason::ExtensionChain);
+            }
+            fragmented = true;
             let offset = header.be16(2);
             ip.fragment_id = u32::from_be(header.word(4));
             ip.fragment_at = offset >> 3;
@@ -302,8 +308,7 @@ fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), D
     let need = match ip.protocol {
         protocol::TCP => 20,
         protocol::UDP => 8,
-        // With the first chunk's header: a packet has at least one (RFC 9260 section 3).
-        protocol::SCTP => 16,
+        protocol::SCTP => 12,
         _ if icmp => 8,
         _ => return Ok(()),
     };
@@ -311,17 +316,21 @@ fn parse_transport<P: Packet>(packet: &P, end: u32, ip: &mut Ip) -> Result<(), D
     if at + need > end || at + need > packet.len() {
         return Err(short);
     }
-    if matches!(ip.protocol, protocol::TCP | protocol::SCTP) {
+    if ip.protocol == protocol::TCP {
         let header: Aligned<16> = packet.load(at).ok_or(short)?;
         ip.transport = Transport::Ports;
         ip.src_port = header.be16(0);
         ip.dst_port = header.be16(2);
-        ip.tcp_flags =
-            if ip.protocol == protocol::TCP { header.byte(13) } else { sctp_flags(header.byte(12)) };
+        ip.tcp_flags = header.byte(13);
         return Ok(());
     }
     let header: Aligned<8> = packet.load(at).ok_or(short)?;
     read_datagram(&header, icmp, ip);
+    if ip.protocol == protocol::SCTP {
+        // Without a chunk it opens nothing and ends nothing.
+        let chunk: Option<Aligned<4>> = if at + 16 > end { None } else { packet.load(at + 12) };
+        ip.tcp_flags = chunk.map_or(tcp_flag::ACK, |chunk| sctp_flags(chunk.byte(0)));
+    }
     // Neighbour solicitation and advertisement name their target in sixteen bytes more (RFC 4861 sections 4.3, 4.4).
     if icmp
         && ip.family == 6
@@ -359,7 +368,7 @@ fn first_fragment_end(at: u32, end: u32) -> Result<u16, DropReason> {
     Ok(units)
 }
 
-/// The first eight bytes of anything but TCP and SCTP.
+/// The first eight bytes of anything but TCP.
 #[inline(always)]
 fn read_datagram(header: &Aligned<8>, icmp: bool, ip: &mut Ip) {
     if icmp {

@@ -1,7 +1,7 @@
 //! What today's policy says of one endpoint: lookups in the tables that the compiler wrote.
 
 use crate::Direction;
-use crate::maps::{Addr4, Addr6, CLASS_NONE, Endpoint, Sets, WORD_BITS, Words};
+use crate::maps::{Addr4, Addr6, CLASS_NONE, Endpoint, Sets, SourceKey, WORD_BITS, Words};
 use crate::parse::protocol;
 use crate::reason::DropReason;
 use crate::tables::Tables;
@@ -67,5 +67,15 @@ pub(crate) fn is_own(endpoint: &Endpoint, family: u8, address: &Words) -> bool {
         address[0] == endpoint.v4.word() && address[0] != 0
     } else {
         *address == endpoint.v6.words() && *address != [0; 4]
+    }
+}
+
+/// The key under which a pod's extra source would stand.
+#[inline(always)]
+pub(crate) fn source_key(ifindex: u32, family: u8, address: &Words) -> SourceKey {
+    SourceKey {
+        ifindex: ifindex.to_be_bytes(),
+        family: [family, 0, 0, 0],
+        address: Addr6::from_words(address),
     }
 }

@@ -9,7 +9,7 @@ use crate::decide::Arrival;
 use crate::flows::{FlowKey, Opener, Tracked};
 use crate::maps::{Addr6, CLASS_NONE, Sets, Words};
 use crate::parse::{Ip, Transport, protocol, tcp_flag};
-use crate::policy::{Policy, is_own};
+use crate::policy::{Policy, is_own, source_key};
 use crate::tables::Tables;
 
 /// What is asked about the packet at hand.
@@ -97,7 +97,10 @@ impl<T: Tables> Asked<'_, T> {
             _ if is_fresh_syn(ip) => Opens::Afresh,
             Transport::Icmp if !is_icmp_query(ip.family, ip.icmp_kind) => Opens::Nothing,
             Transport::Ports if ip.protocol != protocol::UDP => Opens::Nothing,
-            _ => Opens::IfUnknown,
+            // The key of a query tells who asks.
+            Transport::Icmp => Opens::IfUnknown,
+            _ if self.opener_is_allowed() => Opens::IfUnknown,
+            _ => Opens::OrTakesOver,
         };
         let (key, seen) = (self.flow_key(), self.seen());
         self.tables.with_flows(&key, |set| conntrack::note(set, &key, &seen, opens)).unwrap_or(false)
@@ -161,7 +164,9 @@ impl<T: Tables> Asked<'_, T> {
         let (local, remote) =
             if sent_by_pod { (&quoted.src, &quoted.dst) } else { (&quoted.dst, &quoted.src) };
         // Whoever is on the way may tell the pod; the pod tells the flow's other end.
-        if !is_own(endpoint, quoted.family, local) || (!sent_by_pod && self.ip.dst != *remote) {
+        let own = is_own(endpoint, quoted.family, local)
+            || self.tables.is_extra_source(&source_key(self.arrival.ifindex, quoted.family, local));
+        if !own || (!sent_by_pod && self.ip.dst != *remote) {
             return false;
         }
         let key = self.key(remote, quoted, sent_by_pod);

@@ -57,9 +57,10 @@ pub(crate) static BITS: Array<Word, 262_144> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS: Array<FlowSet, 16_384> = Array::new();
 
-/// What the hash of `FLOWS` is keyed with: it lives as long as they do.
+/// What the hash of `FLOWS` is keyed with, and how many ticks make a second of theirs: both live as long as they do. For
+/// the agents; the program has them from its settings.
 #[btf_map]
-pub(crate) static FLOW_SEED: Array<u64, 1> = Array::new();
+pub(crate) static FLOW_SEED: Array<u64, 2> = Array::new();
 
 /// Addresses that a pod may send from beside its own.
 #[btf_map]

@@ -129,7 +129,7 @@ impl Tables for BpfTables {
     fn ask(&self, case: &Case, _ip: &Ip, _quoted: &Ip) -> i32 {
         let (ifindex, how, class, sets) = (case.arrival.ifindex, case.how(), case.class, case.sets);
         match case.question {
-            Question::NoteAllowed => note_allowed(ifindex, how),
+            Question::NoteAllowed => note_allowed(ifindex, how, class, sets.egress, sets.ingress),
             Question::IsAnswer => is_answer(ifindex, how, class, sets.egress, sets.ingress),
             Question::IsRevoked => is_revoked(ifindex, how, class, sets.egress, sets.ingress),
             Question::QuotesAllowed => quotes_allowed(ifindex, how, sets.egress, sets.ingress),
@@ -170,7 +170,7 @@ macro_rules! question {
     };
 }
 
-question!(note_allowed, NoteAllowed);
+question!(note_allowed, NoteAllowed, class; egress, ingress);
 question!(is_answer, IsAnswer, class; egress, ingress);
 question!(is_revoked, IsRevoked, class; egress, ingress);
 question!(quotes_allowed, QuotesAllowed; egress, ingress);

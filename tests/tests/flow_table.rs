@@ -182,12 +182,16 @@ fn a_flood_of_syns_to_a_server_leaves_its_established_connections_alone() {
 }
 
 #[test]
-fn a_reset_and_an_end_shorten_a_flow() {
+fn a_reset_and_an_end_of_the_pods_own_shorten_a_flow() {
     with_table("states", |table| {
         table.open(2000..2003);
         let (quiet, peer) = (table.quiet, [192, 0, 2, 9]);
         assert!(table.passes(quiet, Direction::Egress, &tcp(QUIET, peer, 2001, 443, 1 | ACK)));
-        assert!(table.passes(quiet, Direction::Ingress, &tcp(peer, QUIET, 443, 2002, 4)));
+        assert!(table.passes(quiet, Direction::Egress, &tcp(QUIET, peer, 2002, 443, 4)));
+        // Of the other side they may be forged.
+        table.open(2003..2005);
+        assert!(table.passes(quiet, Direction::Ingress, &tcp(peer, QUIET, 443, 2003, 4)));
+        assert!(table.passes(quiet, Direction::Ingress, &tcp(peer, QUIET, 443, 2004, 1 | ACK)));
         let (flows, now) = table.kernel.flows().unwrap();
         let mut left: Vec<(u16, FlowState, u32)> = flows
             .iter()
@@ -201,6 +205,8 @@ fn a_reset_and_an_end_shorten_a_flow() {
                 (2000, FlowState::Established, 432_010),
                 (2001, FlowState::Closing, 130),
                 (2002, FlowState::Closed, 20),
+                (2003, FlowState::Answered, 432_010),
+                (2004, FlowState::Answered, 432_010),
             ]
         );
     });

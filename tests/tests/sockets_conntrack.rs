@@ -2,16 +2,14 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sluice_netns::{
     ALLOW_TIMEOUT, DENY_TIMEOUT, Netns, NodeSpec, Outcome, PodSpec, TcpConn, UdpConn, World, WorldBuilder,
-    tcp_connect,
 };
-use sluice_tests::agent_world::{Lab, policy, policy_file, shell};
+use sluice_tests::agent_world::{Lab, shell};
 
 /// `guest/client` on node1 and servers on both nodes.
 fn shop() -> WorldBuilder {
@@ -308,116 +306,4 @@ fn fragments(ns: &Netns, to: SocketAddr) -> Result<()> {
         }
     }
     anyhow::bail!("{to}: no datagram of two fragments came back")
-}
-
-/// Counts what arrives on a port that is never allowed.
-fn count_arrivals(ns: &Netns, port: u16, stop: &AtomicBool, arrived: &AtomicU64) -> Result<()> {
-    let (tcp, udp) = ns.run(|| -> io::Result<_> {
-        let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
-        tcp.set_nonblocking(true)?;
-        let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
-        udp.set_read_timeout(Some(Duration::from_millis(20)))?;
-        Ok((tcp, udp))
-    })??;
-    while !stop.load(Ordering::Relaxed) {
-        if tcp.accept().is_ok() {
-            arrived.fetch_add(1, Ordering::Relaxed);
-        }
-        if udp.recv(&mut [0; 16]).is_ok() {
-            arrived.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    Ok(())
-}
-
-/// Echoes until it is told to stop: how many came back. None may be lost, and none may take as long as sending again.
-fn echo_on(mut echo: impl FnMut() -> Outcome, stop: &AtomicBool) -> Result<u64> {
-    let mut count = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let outcome = echo();
-        ensure!(outcome == Outcome::Open, "echo {count} is {outcome}");
-        count += 1;
-        thread::sleep(Duration::from_micros(500));
-    }
-    Ok(count)
-}
-
-fn knock(ns: &Netns, to: SocketAddr, stop: &AtomicBool) -> Result<u64> {
-    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = ns.run(|| UdpSocket::bind((any, 0)))??;
-    let mut count = 0;
-    while !stop.load(Ordering::Relaxed) {
-        for _ in 0..20 {
-            socket.send_to(b"knock", to)?;
-            thread::sleep(Duration::from_millis(1));
-        }
-        let outcome = tcp_connect(ns, to, Duration::from_millis(20));
-        ensure!(outcome == Outcome::TimedOut, "a connection to the denied port is {outcome}");
-        count += 1;
-    }
-    Ok(count)
-}
-
-/// Two sets of policies that agree on the ports 80 and 5300 (allowed) and 9999 (denied), and on nothing else.
-fn flip(lab: &Lab, way: bool) -> Result<()> {
-    let [ingress, egress] = if way {
-        ["ingress: [{ports: [{port: 80}, {port: 5300, protocol: UDP}]}]", "egress: [{}]"]
-    } else {
-        [
-            "ingress: [{from: [{namespaceSelector: {}}], ports: [{port: 1, endPort: 9998}, {protocol: UDP, port: 5000, endPort: 6000}]},
-              {from: [{ipBlock: {cidr: 192.0.2.0/24}}]}]",
-            "egress: [{to: [{podSelector: {}}]}, {to: [{ipBlock: {cidr: 10.244.0.0/16, except: [10.244.9.0/24]}},
-              {ipBlock: {cidr: 'fd00:10:244::/48'}}]}]",
-        ]
-    };
-    for (name, spec) in [
-        ("shop/in", format!("podSelector: {{}}, policyTypes: [Ingress, Egress], {ingress}")),
-        ("guest/out", format!("podSelector: {{}}, policyTypes: [Ingress, Egress], {egress}")),
-    ] {
-        lab.manifests.write(&policy_file(name), &policy(name, &spec))?;
-    }
-    lab.sync()
-}
-
-#[test]
-fn fifty_flips_lose_nothing_that_both_allow_and_let_nothing_through_that_both_deny() -> Result<()> {
-    const FLIPS: u32 = 50;
-    const DENIED: u16 = 9999;
-    let lab = Lab::start(shop().pod(PodSpec::new("guest", "knocker", "node1")))?;
-    flip(&lab, true)?;
-    let (tcp, udp) = (connections(&lab)?, datagrams(&lab)?);
-    let knocker = lab.ns("guest/knocker")?;
-    let (stop, arrived) = (AtomicBool::new(false), AtomicU64::new(0));
-    let began = Instant::now();
-    let counts = thread::scope(|scope| -> Result<Vec<u64>> {
-        let mut echoes = Vec::new();
-        for mut conn in tcp {
-            let stop = &stop;
-            echoes.push(scope.spawn(move || echo_on(|| conn.echo(ALLOW_TIMEOUT), stop)));
-        }
-        for mut conn in udp {
-            let stop = &stop;
-            echoes.push(scope.spawn(move || echo_on(|| conn.echo(Duration::from_secs(2)), stop)));
-        }
-        let mut listeners = Vec::new();
-        for server in SERVERS {
-            let (ns, stop, arrived) = (lab.ns(server)?, &stop, &arrived);
-            listeners.push(scope.spawn(move || count_arrivals(&ns, DENIED, stop, arrived)));
-            for to in lab.sockets(server, DENIED)? {
-                let (knocker, stop) = (&knocker, stop);
-                echoes.push(scope.spawn(move || knock(knocker, to, stop)));
-            }
-        }
-        let flips = (0..FLIPS).try_for_each(|n| flip(&lab, n % 2 == 1));
-        stop.store(true, Ordering::Relaxed);
-        for listener in listeners {
-            listener.join().unwrap()?;
-        }
-        flips?;
-        echoes.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })?;
-    eprintln!("{FLIPS} flips in {:?}, echoes and knocks: {counts:?}", began.elapsed());
-    assert_eq!(arrived.into_inner(), 0, "packets to the denied port arrived");
-    assert!(counts.iter().all(|count| *count > 10), "too little was tried: {counts:?}");
-    Ok(())
 }

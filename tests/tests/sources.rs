@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use sluice_netns::{
     ALLOW_TIMEOUT, DENY_TIMEOUT, NodeSpec, Outcome, PodSpec, World, WorldBuilder, udp_exchange_from,
 };
@@ -33,22 +34,17 @@ fn give_addresses(lab: &Lab) -> Result<()> {
 /// The router's manifest with this annotation.
 fn annotate(lab: &Lab, ranges: &str) -> Result<()> {
     let router = lab.world.pod("dev/router")?;
-    lab.manifests.write(
-        "pod-dev-router.json",
-        &format!(
-            "apiVersion: v1
-kind: Pod
-metadata:
-  namespace: dev
-  name: router
-  uid: {}
-  annotations: {{sluice.dev/source-ranges: '{ranges}'}}
-spec: {{nodeName: node1, containers: []}}
-status: {{phase: Running, podIPs: [{{ip: {}}}, {{ip: '{}'}}]}}
-",
-            router.uid, router.ipv4, router.ipv6
-        ),
-    )?;
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": "dev", "name": "router", "uid": router.uid,
+            "annotations": {"sluice.dev/source-ranges": ranges},
+        },
+        "spec": {"nodeName": "node1", "containers": []},
+        "status": {"phase": "Running", "podIPs": [{"ip": router.ipv4}, {"ip": router.ipv6}]},
+    });
+    lab.manifests.write("pod-dev-router.json", &pod.to_string())?;
     lab.sync()
 }
 

@@ -13,6 +13,7 @@ use policy_agent::source::{Store, read_text};
 use policy_common::parse::Scratch;
 use policy_common::{Arrival, Direction, DropReason, PassReason, Slice, Verdict, decide};
 use sluice_tests::kernel::{Bpffs, run};
+use sluice_tests::random::Random;
 
 const WORLD: &str = "
 kind: Pod
@@ -501,36 +502,20 @@ fn replies_errors_and_fragments_follow_their_flow() {
     });
 }
 
-/// xorshift64*: the numbers are the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() >> 16).unwrap() % n
-    }
-}
-
 /// Mutated vectors: bytes changed, cut and joined. Kernel and engine agree on each, state included.
 #[test]
 fn kernel_and_engine_agree_on_mutated_packets() {
     let count = if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 5_000 } else { 100_000 };
     with_both("mutate", |both| {
         let vectors = vectors();
-        let mut random = Random(0x5eed_5eed_5eed_5eed);
+        let mut random = Random::new(0);
         let mut passed = 0;
         for _ in 0..count {
             let (_, _, frame, _) = &vectors[random.below(vectors.len())];
             let mut frame = frame.clone();
             for _ in 0..random.below(4) {
                 let at = 12 + random.below(frame.len() - 12);
-                frame[at] = u8::try_from(random.next() & 0xff).unwrap();
+                frame[at] = random.byte();
             }
             if random.below(4) == 0 {
                 frame.truncate(14 + random.below(frame.len() - 13));

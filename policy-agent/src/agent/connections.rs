@@ -45,7 +45,7 @@ impl Connections {
         locals: &[LocalEndpoint],
         scan: &Scan,
     ) -> Vec<String> {
-        let isolated: BTreeMap<u32, Isolated> = locals
+        let mut isolated: BTreeMap<u32, Isolated> = locals
             .iter()
             .filter_map(|local| {
                 let policy = compiled.endpoints.get(&local.pod)?;
@@ -62,37 +62,58 @@ impl Connections {
             }
             new.insert(*ifindex);
         }
-        self.known = isolated;
-        if new.is_empty() {
-            return Vec::new();
-        }
-        let interfaces = || scan.interfaces.values().filter(|interface| new.contains(&interface.ifindex));
-        let at: BTreeMap<IpAddr, u32> = interfaces().map(|i| (i.address, i.ifindex)).collect();
         // A pod that has just appeared has its few connections in its own sockets; the node's connection tracking can
         // be large.
         let tracking = if first || closing { Tracking::Read } else { Tracking::LeaveOut };
+        let problems = Self::look(datapath, &new, scan, tracking);
+        if !problems.is_empty() {
+            // Looked for again the next time.
+            isolated.retain(|ifindex, _| !new.contains(ifindex));
+        }
+        self.known = isolated;
+        problems
+    }
+
+    /// The same for interfaces that were attached just now: a connection may have begun since the first look.
+    pub(super) fn learn_again(
+        datapath: &mut BpfDatapath,
+        attached: &BTreeSet<u32>,
+        scan: &Scan,
+    ) -> Vec<String> {
+        Self::look(datapath, attached, scan, Tracking::LeaveOut)
+    }
+
+    fn look(
+        datapath: &mut BpfDatapath,
+        wanted: &BTreeSet<u32>,
+        scan: &Scan,
+        tracking: Tracking,
+    ) -> Vec<String> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let interfaces = || scan.interfaces.values().filter(|interface| wanted.contains(&interface.ifindex));
+        let at: BTreeMap<IpAddr, u32> = interfaces().map(|i| (i.address, i.ifindex)).collect();
         let listing = known_flows(&PodNamespace::of(interfaces()), &scan.own_addresses, tracking);
         for note in &listing.notes {
             tracing::debug!("{note}");
         }
-        let mut problems: Vec<String> = listing
-            .problems
-            .iter()
-            .map(|problem| format!("connections that pods already have: {problem}"))
-            .collect();
+        let about =
+            |problem: &dyn std::fmt::Display| format!("connections that pods already have: {problem}");
+        let mut problems: Vec<String> = listing.problems.iter().map(|problem| about(problem)).collect();
         let mut learned = 0;
         for flow in &listing.flows {
             let Some(ifindex) = at.get(&flow.pod) else { continue };
             match datapath.seed(&seed(flow, *ifindex)) {
                 Ok(fresh) => learned += usize::from(fresh),
                 Err(error) => {
-                    problems.push(format!("connections that pods already have: {error}"));
+                    problems.push(about(&error));
                     break;
                 }
             }
         }
         if learned > 0 {
-            tracing::info!("{learned} connections of {} pods began before they were enforced", new.len());
+            tracing::info!("{learned} connections of {} pods began before they were enforced", wanted.len());
         }
         problems
     }

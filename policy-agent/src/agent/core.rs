@@ -1,6 +1,6 @@
 //! The pipeline from end to end: read, compile, plan, apply, attach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use policy_common::maps::Event;
@@ -186,7 +186,7 @@ impl Core {
             }
         };
         // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
-        let mut attached = 0;
+        let mut attached = BTreeSet::new();
         self.interfaces.clear();
         for (name, found) in &found {
             let Some(interface) = found.interface() else { continue };
@@ -196,9 +196,11 @@ impl Core {
                 synced = false;
                 errors.push(format!("pod {name}: {error}"));
             } else if self.datapath.attached().get(&interface.ifindex) != before.as_ref() {
-                attached += 1;
+                attached.insert(interface.ifindex);
             }
         }
+        errors.extend(Connections::learn_again(&mut self.datapath, &attached, &self.scan));
+        let attached = attached.len();
         if synced && !self.settled {
             match self.datapath.settle() {
                 Ok(()) => self.settled = true,

@@ -35,7 +35,14 @@ pub fn unwatch<D: Datapath>(
     keep: &BTreeSet<u32>,
 ) -> Result<(), WriteError> {
     let ops = planner.unwatch(keep);
-    apply(planner, datapath, &ops)
+    for (index, op) in ops.iter().enumerate() {
+        if let Err(error) = datapath.apply(op) {
+            planner.failed(index);
+            return Err(error);
+        }
+    }
+    planner.unwatched();
+    Ok(())
 }
 
 /// Brings the tables to what was compiled; returns how many operations that took. What fails half-way leaves old or

@@ -116,12 +116,15 @@ fn infer(
     });
     connected
         .filter_map(|socket| {
+            let (listened, ephemeral) =
+                (listens(socket.protocol, socket.local), handed_out.contains(&socket.local.port()));
             let opener = match socket.state {
                 TCP_SYN_SENT => Opener::Pod,
                 TCP_SYN_RECV => Opener::Peer,
-                _ if listens(socket.protocol, socket.local) => Opener::Peer,
-                _ if handed_out.contains(&socket.local.port()) => Opener::Pod,
-                // A client that asked for this port, or a server that has stopped listening.
+                // A connected UDP socket proves no packet of its peer's: a pod could pass its own for answers.
+                _ if listened && !ephemeral && socket.protocol == protocol::TCP => Opener::Peer,
+                _ if ephemeral && !listened => Opener::Pod,
+                // A client that asked for this port, a server that has stopped listening, or both at once.
                 _ => return None,
             };
             Some(KnownFlow {
@@ -224,11 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn a_connected_udp_socket_is_a_flow() {
+    fn a_connected_udp_socket_is_a_flow_of_the_pod_or_of_nobody() {
         let client = socket(17, "10.244.1.2:40000", PEER, TCP_ESTABLISHED);
         assert_eq!(seen(&[client]), ["17 40000 Pod Opening"]);
         let server = socket(17, "[::]:40000", "[::]:0", TCP_CLOSE);
-        assert_eq!(seen(&[client, server]), ["17 40000 Peer Opening"]);
+        // Whoever binds a port and connects from it has heard of nobody yet.
+        assert_eq!(seen(&[client, server]), [""; 0]);
     }
 
     #[test]

@@ -14,10 +14,12 @@
 //! the shadow saying exactly what the tables hold, and the next plan repairs the rest.
 
 mod classes;
+mod endpoints;
 mod names;
 mod op;
 mod ports;
 mod ranges;
+mod sets;
 mod shadow;
 mod watch;
 
@@ -25,12 +27,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use policy_common::maps::{Addr4, Addr6, Endpoint, Sets};
+use policy_common::maps::Endpoint;
 
 pub use op::{Capacity, Op, TableFull};
 
 use crate::compile::Compiled;
 use crate::model::ObjectName;
+use endpoints::describe;
 use names::{Contents, Numbers, PortSetNumber, RowKey, SetKey, SignatureKey};
 use ranges::Ranges;
 use shadow::Shadow;
@@ -372,140 +375,6 @@ impl Planner {
         self.layout.class_ids.allocate(1).ok_or_else(full)
     }
 
-    fn allocate_set(&mut self) -> Result<u32, TableFull> {
-        let stride = self.layout.stride;
-        let used = (self.layout.extents.len() as u64 + 1) * u64::from(stride);
-        let capacity = u64::from(self.capacity.rows);
-        let base = self.layout.set_space.allocate(stride).ok_or(TableFull {
-            table: "rows",
-            needed: used.max(capacity + 1),
-            capacity,
-        })?;
-        self.layout.extents.insert(base, stride);
-        Ok(base)
-    }
-
-    /// Class ids beyond the stride would reach into the next set: every set in use is copied to a wider extent, and
-    /// its pods moved, before any address gets such a class.
-    fn widen_sets(&mut self, highest_class: u32) -> Result<(), TableFull> {
-        if highest_class >= self.layout.stride {
-            self.layout.stride = (highest_class + 1).next_power_of_two();
-        }
-        let stride = self.layout.stride;
-        let narrow = |layout: &Layout, base: u32| layout.extents.get(&base).is_some_and(|l| *l < stride);
-        let mut moved: HashMap<u32, u32> = HashMap::new();
-        let keyed: Vec<(SetKey, u32)> =
-            self.layout.sets.iter().map(|(key, base)| (key.clone(), *base)).collect();
-        for (key, from) in keyed {
-            if narrow(&self.layout, from) {
-                let to = self.copy_set(from)?;
-                self.layout.sets.insert(key, to);
-                moved.insert(from, to);
-            }
-        }
-        let slots: Vec<u32> = self.shadow.slots.values().copied().collect();
-        let mut flipped = false;
-        for slot in slots {
-            let mut sets = self.shadow.sets(slot);
-            for set in [&mut sets.egress, &mut sets.ingress] {
-                let Some(base) = set.checked_sub(1) else { continue };
-                let to = match moved.get(&base) {
-                    Some(to) => *to,
-                    None if narrow(&self.layout, base) => {
-                        let to = self.copy_set(base)?;
-                        self.layout.copies.push(to);
-                        moved.insert(base, to);
-                        to
-                    }
-                    None => continue,
-                };
-                *set = to + 1;
-                flipped = true;
-            }
-            self.shadow.emit(Op::Sets { slot, sets });
-        }
-        for from in moved.into_keys() {
-            let length = self.layout.extents.remove(&from).unwrap_or(0);
-            self.freed.sets.push((from, length));
-        }
-        if flipped {
-            self.shadow.emit(Op::Barrier);
-        }
-        Ok(())
-    }
-
-    fn copy_set(&mut self, from: u32) -> Result<u32, TableFull> {
-        let length = self.layout.extents.get(&from).copied().unwrap_or(0);
-        let to = self.allocate_set()?;
-        for class in 0..self.layout.stride {
-            let word = if class < length { self.shadow.row(from + class) } else { 0 };
-            self.shadow.emit(Op::Row { index: to + class, word });
-        }
-        Ok(to)
-    }
-
-    /// Which sets each interface shall have.
-    fn targets(&self, wanted: &Wanted<'_>, endpoints: &[LocalEndpoint]) -> BTreeMap<u32, Target> {
-        let mut targets = BTreeMap::new();
-        for local in endpoints {
-            let reference = |index: Option<usize>| {
-                let base = index.and_then(|at| wanted.sets.get(at)).and_then(|key| self.layout.sets.get(key));
-                base.map_or(0, |base| base + 1)
-            };
-            let policy = wanted.compiled.endpoints.get(&local.pod);
-            let sets = Sets {
-                egress: reference(policy.and_then(|p| p.egress)),
-                ingress: reference(policy.and_then(|p| p.ingress)),
-            };
-            let present = self.shadow.slots.get(&local.ifindex).copied();
-            targets.insert(local.ifindex, Target { sets, endpoint: describe(local), present });
-        }
-        targets
-    }
-
-    /// Returns whether any pod that packets already reach has moved.
-    fn move_endpoints(&mut self, targets: &mut BTreeMap<u32, Target>) -> Result<bool, TableFull> {
-        let mut moved = false;
-        let needed = targets.len() as u64 + 1;
-        for (ifindex, target) in targets {
-            let same = |slot: &u32| {
-                let described = Endpoint { slot: *slot, ..target.endpoint };
-                self.shadow.endpoints.get(slot) == Some(&described)
-            };
-            let slot = match target.present.filter(same) {
-                Some(slot) => slot,
-                None => self.layout.slots.allocate(1).ok_or(TableFull {
-                    table: "endpoints",
-                    needed,
-                    capacity: u64::from(self.capacity.endpoints),
-                })?,
-            };
-            moved |= target.present.is_some_and(|old| self.shadow.sets(old) != target.sets);
-            if target.present != Some(slot) {
-                target.endpoint.slot = slot;
-                self.shadow.emit(Op::Endpoint { slot, endpoint: target.endpoint });
-            }
-            self.shadow.emit(Op::Sets { slot, sets: target.sets });
-            self.shadow.emit(Op::Slot { ifindex: *ifindex, slot: Some(slot) });
-            self.freed.slots.extend(target.present.filter(|old| *old != slot));
-        }
-        Ok(moved)
-    }
-
-    fn remove_endpoints(&mut self, targets: &BTreeMap<u32, Target>) {
-        let gone: Vec<(u32, u32)> = self
-            .shadow
-            .slots
-            .iter()
-            .filter(|(ifindex, _)| !targets.contains_key(ifindex))
-            .map(|(ifindex, slot)| (*ifindex, *slot))
-            .collect();
-        for (ifindex, slot) in gone {
-            self.shadow.emit(Op::Slot { ifindex, slot: None });
-            self.freed.slots.push(slot);
-        }
-    }
-
     /// Frees what nothing refers to any more.
     fn forget(&mut self, wanted: &Wanted<'_>) {
         let sets: HashSet<&SetKey> = wanted.sets.iter().collect();
@@ -535,23 +404,4 @@ struct Cell {
     set: usize,
     class: u32,
     row: RowKey,
-}
-
-struct Target {
-    sets: Sets,
-    endpoint: Endpoint,
-    /// The slot that the interface has now.
-    present: Option<u32>,
-}
-
-fn describe(local: &LocalEndpoint) -> Endpoint {
-    let mut endpoint =
-        Endpoint { ifindex: local.ifindex, slot: 0, v4: Addr4 { addr: [0; 4] }, v6: Addr6::ZERO, watch: 1 };
-    for address in &local.addresses {
-        match address {
-            IpAddr::V4(v4) => endpoint.v4 = Addr4 { addr: v4.octets() },
-            IpAddr::V6(v6) => endpoint.v6 = Addr6 { addr: v6.octets() },
-        }
-    }
-    endpoint
 }

@@ -112,6 +112,7 @@ impl Shadow {
                 }
                 Undo::ForgetEndpoint(slot) => {
                     self.endpoints.remove(&slot);
+                    self.watched.remove(&slot);
                 }
                 Undo::Nothing => {}
             }
@@ -142,9 +143,13 @@ impl Shadow {
             }
             Op::Cidr { net, class } => Op::Cidr { net, class: replace(&mut self.cidrs, net, class) },
             Op::Endpoint { slot, endpoint } => {
-                self.watched.insert(slot);
-                match self.endpoints.insert(slot, endpoint) {
-                    Some(old) => Op::Endpoint { slot, endpoint: old },
+                // The stored ones are as they were first written, watched; whether they still are is known apart.
+                let was_watched = put(&mut self.watched, slot, endpoint.watch != 0);
+                let stored = Endpoint { watch: 1, ..endpoint };
+                match self.endpoints.insert(slot, stored) {
+                    Some(old) => {
+                        Op::Endpoint { slot, endpoint: Endpoint { watch: was_watched.into(), ..old } }
+                    }
                     None => return Undo::ForgetEndpoint(slot),
                 }
             }

@@ -23,8 +23,13 @@ impl Planner {
         let changes = |op: &Op| {
             matches!(
                 op,
-                Op::Word { .. } | Op::Row { .. } | Op::Port { .. } | Op::Peer { .. } | Op::Cidr { .. }
-            ) || matches!(op, Op::Sets { .. })
+                Op::Word { .. }
+                    | Op::Row { .. }
+                    | Op::Port { .. }
+                    | Op::Peer { .. }
+                    | Op::Cidr { .. }
+                    | Op::Sets { .. }
+            )
         };
         if self.shadow.planned().iter().any(changes) {
             let watch = present.iter().map(|slot| Op::Watch { slot: *slot, on: true });
@@ -37,9 +42,13 @@ impl Planner {
         self.shadow.slots.values().any(|slot| self.shadow.watched.contains(slot))
     }
 
-    /// Takes every endpoint from the watch but those of these interfaces. The caller applies the operations as it does
-    /// those of `plan`.
+    /// Takes every endpoint from the watch but those of these interfaces. The caller applies the operations and says
+    /// `unwatched`, or `failed`.
     pub fn unwatch(&mut self, keep: &BTreeSet<u32>) -> Vec<Op> {
+        // After a plan that failed half-way the tables are nobody's policy: everything stays watched.
+        if self.suspect {
+            return Vec::new();
+        }
         let slots: Vec<u32> = self
             .shadow
             .slots
@@ -51,6 +60,11 @@ impl Planner {
             self.shadow.emit(Op::Watch { slot, on: false });
         }
         self.shadow.take_plan()
+    }
+
+    /// The operations of `unwatch` were applied. They freed nothing and finished no plan.
+    pub fn unwatched(&mut self) {
+        self.shadow.commit();
     }
 
     /// Whether the tables allow a connection in this direction between the pod behind an interface and a remote; `port`

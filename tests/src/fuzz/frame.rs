@@ -179,9 +179,7 @@ fn neighbourhood(packet: &Packet, subject: &Subject<'_>, egress: bool) -> Option
 /// Whether the pod sends from an address that isn't its own, although it has one, and somebody would take it.
 fn impersonates(reading: &Reading, subject: &Subject<'_>, direction: Direction) -> bool {
     match reading {
-        Reading::Ip(packet) if direction == Direction::Egress => {
-            subject.address(packet.src.is_ipv4()).is_some() && !may_send_from(subject, packet.src)
-        }
+        Reading::Ip(packet) if direction == Direction::Egress => !may_send_from(subject, packet.src),
         _ => false,
     }
 }

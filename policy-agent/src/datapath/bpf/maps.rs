@@ -91,22 +91,36 @@ impl Maps {
     }
 
     /// What keys the hash of the flow table, and the mask that makes an index of it. The seed is as old as the table.
-    pub(super) fn flow_table(&mut self) -> Result<(u64, u32), BpfError> {
+    /// `sets`: how many it has, which a table of a former agent tells by itself alone.
+    pub(super) fn flow_table(&mut self, sets: u32) -> Result<(u64, u32), BpfError> {
         let mut seed = self.flow_seed.get(&0, 0)?;
         if seed == 0 {
             // From the kernel's generator; never zero.
             seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) | 1;
             self.flow_seed.set(0, seed, 0)?;
         }
-        let sets = self.flows.len().max(1);
         // A table of another size than a power of two is used up to the largest one in it.
-        Ok((seed, (1 << sets.ilog2()) - 1))
+        Ok((seed, (1 << sets.max(1).ilog2()) - 1))
+    }
+
+    /// Ticks in a second, as the first agent measured it: with another number the table's times would mean nothing.
+    pub(super) fn ticks_per_second(
+        &mut self,
+        measure: impl FnOnce() -> Result<u32, BpfError>,
+    ) -> Result<u32, BpfError> {
+        let kept = u32::try_from(self.flow_seed.get(&1, 0)?).unwrap_or(0);
+        if kept != 0 {
+            return Ok(kept);
+        }
+        let measured = measure()?;
+        self.flow_seed.set(1, u64::from(measured), 0)?;
+        Ok(measured)
     }
 
     /// Every flow that is live at `now`, each set read under its lock.
-    pub(super) fn flows(&self, now: u32) -> Result<Vec<FlowEntry>, BpfError> {
+    pub(super) fn flows(&self, sets: u32, now: u32) -> Result<Vec<FlowEntry>, BpfError> {
         let mut found = Vec::new();
-        for index in 0..self.flows.len() {
+        for index in 0..sets {
             let set = self.flows.get(&index, BPF_F_LOCK)?;
             let (_lock, entries) = set.split_at(FLOW_SET_HEAD);
             for bytes in entries.chunks_exact(size_of::<FlowEntry>()) {

@@ -15,6 +15,7 @@ mod qdisc;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapInfo;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use policy_common::flows::{FlowEntry, FlowSeed};
@@ -66,6 +67,8 @@ pub struct BpfDatapath {
     maps: Maps,
     pins: Pins,
     mode: AttachMode,
+    /// Of the flow table, which may be a former agent's.
+    flow_sets: u32,
     attached: BTreeMap<u32, Attached>,
 }
 
@@ -92,15 +95,14 @@ impl BpfDatapath {
         let mut ebpf = load_object(object, capacity, &pins)?;
         pins.pin_next(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
-        let mut datapath = Self { ebpf, maps, pins, mode, attached: BTreeMap::new() };
-        let (flow_seed, flow_mask) = datapath.maps.flow_table()?;
-        let settings = Settings {
-            ticks_per_second: clock::ticks_per_second(program(&mut datapath.ebpf, "read_clock")?)?,
-            events_per_tick: EVENTS_PER_TICK,
-            flow_mask,
-            zero: 0,
-            flow_seed,
-        };
+        let flow_sets = MapInfo::from_pin(pins.kept("FLOWS"))?.max_entries();
+        let mut datapath = Self { ebpf, maps, pins, mode, flow_sets, attached: BTreeMap::new() };
+        let (flow_seed, flow_mask) = datapath.maps.flow_table(flow_sets)?;
+        let Self { maps, ebpf, .. } = &mut datapath;
+        let ticks_per_second =
+            maps.ticks_per_second(|| clock::ticks_per_second(program(ebpf, "read_clock")?))?;
+        let settings =
+            Settings { ticks_per_second, events_per_tick: EVENTS_PER_TICK, flow_mask, zero: 0, flow_seed };
         datapath.maps.set_settings(settings)?;
         datapath.attached = attach::adopt(&datapath.pins)?;
         Ok(datapath)
@@ -161,7 +163,7 @@ impl BpfDatapath {
     /// The live flows of all endpoints.
     pub fn flows(&mut self) -> Result<(Vec<FlowEntry>, u32), BpfError> {
         let now = clock::run(program(&mut self.ebpf, "read_seconds")?, &[0; 14])?;
-        Ok((self.maps.flows(now)?, now))
+        Ok((self.maps.flows(self.flow_sets, now)?, now))
     }
 
     /// Writes a flow into the table that began before anybody looked; returns whether it was new to it.
