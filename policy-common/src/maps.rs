@@ -82,8 +82,8 @@ pub struct Endpoint {
     /// The pod's IPv6 address; zeroes where it has none.
     pub v6: Addr6,
     /// 1: some connection of the pod may have lost the permission by which it was opened, so that also its packets in
-    /// the other direction are looked up. It costs time and never changes what is right: the agent sets it before policy
-    /// changes, and clears it when it has seen that there is none.
+    /// the other direction are looked up. That costs time: the agent sets it before policy changes, which is never wrong,
+    /// and clears it when it has seen that there is none.
     pub watch: u32,
 }
 

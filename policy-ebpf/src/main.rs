@@ -86,7 +86,8 @@ fn judge(ctx: &TcContext, direction: Direction) -> i32 {
         // An allowed packet goes on to whatever else hangs on the hook: we only ever drop.
         Verdict::Pass(_) => TC_ACT_UNSPEC,
         Verdict::Drop(reason) => {
-            // As for `track_allowed` in decide.rs: a BPF function's result must be used.
+            // Used, so that the compiler keeps the result: the verifier rejects a BPF function that leaves whatever it
+            // had in its result register.
             core::hint::black_box(report::dropped(ctx, &packet, &arrival, reason, &scratch.ip));
             TC_ACT_SHOT
         }
