@@ -17,7 +17,7 @@ use anyhow::{Context as _, ensure};
 use crate::Report;
 use crate::machine::Machine;
 use stage::Stage;
-use traffic::Figures;
+use traffic::Pair;
 
 pub(crate) fn run(rounds: u32, machine: Machine, plot: Option<&Path>) -> anyhow::Result<Report> {
     sluice_netns::catch_interrupts()?;
@@ -29,31 +29,33 @@ pub(crate) fn run(rounds: u32, machine: Machine, plot: Option<&Path>) -> anyhow:
         stage.check().with_context(|| name)?;
         stages.push(stage);
     }
+    let (nobody, others) = stages.split_first().context("no variants")?;
     // Not counted: caches fill, and the agents end the watch over connections that a change of policy begins.
-    round(&stages, 0, "warming up")?;
-    let mut rows: Vec<Vec<Figures>> = stages.iter().map(|_| Vec::new()).collect();
+    round(nobody, others, 0, "warming up")?;
+    let mut rows: Vec<Vec<Pair>> = others.iter().map(|_| Vec::new()).collect();
     for number in 0..rounds {
-        let figures = round(&stages, number, &format!("round {} of {rounds}", number + 1))?;
-        for (row, figures) in rows.iter_mut().zip(figures) {
-            row.push(figures);
+        let pairs = round(nobody, others, number, &format!("round {} of {rounds}", number + 1))?;
+        for (row, pair) in rows.iter_mut().zip(pairs) {
+            row.push(pair);
         }
     }
-    let rows = stages.iter().zip(rows).map(|(stage, figures)| (&stage.variant, figures));
-    report::report(rounds, &machine, &rows.collect::<Vec<_>>(), plot)
+    let rows = others.iter().zip(rows).map(|(stage, pairs)| (&stage.variant, pairs));
+    report::report(rounds, &machine, &nobody.variant, &rows.collect::<Vec<_>>(), plot)
 }
 
-/// Each variant once. Another one is the first in each round: what a machine does to the first, it does to all.
-fn round(stages: &[Stage], number: u32, title: &str) -> anyhow::Result<Vec<Figures>> {
+/// Each variant once, with no policy right beside it. Another one is the first in each round: what a machine does to the
+/// first, it does to all.
+fn round(nobody: &Stage, others: &[Stage], number: u32, title: &str) -> anyhow::Result<Vec<Pair>> {
     eprintln!("{title}");
-    let first = number as usize % stages.len();
-    let mut figures: Vec<Option<Figures>> = vec![None; stages.len()];
-    for at in (0..stages.len()).map(|at| (first + at) % stages.len()) {
+    let first = number as usize % others.len();
+    let mut pairs: Vec<Option<Pair>> = vec![None; others.len()];
+    for at in (0..others.len()).map(|at| (first + at) % others.len()) {
         ensure!(!sluice_netns::interrupted(), "interrupted");
-        let stage = stages.get(at).context("no such variant")?;
-        let measured = stage.measure().with_context(|| stage.variant.name())?;
-        if let Some(place) = figures.get_mut(at) {
+        let stage = others.get(at).context("no such variant")?;
+        let measured = stage.measure_beside(nobody).with_context(|| stage.variant.name())?;
+        if let Some(place) = pairs.get_mut(at) {
             *place = Some(measured);
         }
     }
-    figures.into_iter().map(|figures| figures.context("a variant was left out")).collect()
+    pairs.into_iter().map(|pair| pair.context("a variant was left out")).collect()
 }

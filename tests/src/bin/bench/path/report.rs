@@ -3,76 +3,71 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::netfilter;
 use super::plot::{self, Bar, Panel};
-use super::traffic::Figures;
+use super::traffic::{KINDS, Kind, Pair};
 use super::variant::Variant;
 use crate::docs::{self, Section};
 use crate::machine::Machine;
 use crate::{Report, median};
 
-/// One kind of traffic.
-struct Measure {
-    title: &'static str,
-    unit: &'static str,
-    of: fn(&Figures) -> f64,
-}
-
-const MEASURES: [Measure; 4] = [
-    Measure { title: "one TCP stream", unit: "Gbit/s", of: |figures| figures.gigabits },
-    Measure { title: "small datagrams", unit: "thousand/s", of: |figures| figures.packets / 1e3 },
-    Measure { title: "new connections", unit: "thousand/s", of: |figures| figures.connections / 1e3 },
-    Measure { title: "denied datagrams", unit: "thousand/s", of: |figures| figures.denied / 1e3 },
-];
-
-/// Medians over the rounds: of the figure, and of what it is of the first variant's in the same round.
+/// Medians over the rounds: of the figure, and of what it is of the figure without policy right beside it.
 #[derive(Clone, Copy, serde::Serialize)]
-struct Result {
+struct Outcome {
     value: f64,
     ratio: f64,
+}
+
+impl Outcome {
+    fn of(pairs: &[Pair], kind: usize) -> Self {
+        Self {
+            value: median(pairs.iter().map(|pair| pair.own[kind]).collect()),
+            ratio: median(pairs.iter().map(|pair| pair.own[kind] / pair.nobody[kind]).collect()),
+        }
+    }
+
+    fn of_nobody(all: &[&Pair], kind: usize) -> Self {
+        Self { value: median(all.iter().map(|pair| pair.nobody[kind]).collect()), ratio: 1.0 }
+    }
 }
 
 pub(crate) fn report(
     rounds: u32,
     machine: &Machine,
-    rows: &[(&Variant, Vec<Figures>)],
+    nobody: &Variant,
+    rows: &[(&Variant, Vec<Pair>)],
     plot: Option<&Path>,
 ) -> anyhow::Result<Report> {
-    let (_, baseline) = rows.first().context("nothing was measured")?;
     let mut header = vec!["policy".to_owned()];
-    for Measure { title, unit, .. } in &MEASURES {
+    for Kind { title, unit, .. } in &KINDS {
         header.extend([format!("{title}, {unit}"), "of no policy".to_owned()]);
     }
     let mut table = docs::table(&header.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut panels: Vec<Panel> = MEASURES
-        .iter()
-        .map(|measure| Panel { title: format!("{} ({})", measure.title, measure.unit), bars: Vec::new() })
-        .collect();
+    let mut panels = KINDS
+        .each_ref()
+        .map(|kind| Panel { title: format!("{} ({})", kind.title, kind.unit), bars: Vec::new() });
     let mut json_rows = Vec::new();
-    for (variant, figures) in rows {
-        let results = MEASURES.each_ref().map(|measure| Result {
-            value: median(figures.iter().map(measure.of).collect()),
-            ratio: median(
-                figures
-                    .iter()
-                    .zip(baseline)
-                    .map(|(own, none)| (measure.of)(own) / (measure.of)(none))
-                    .collect(),
-            ),
-        });
+    let all: Vec<&Pair> = rows.iter().flat_map(|(_, pairs)| pairs).collect();
+    let baseline: [Outcome; KINDS.len()] = std::array::from_fn(|kind| Outcome::of_nobody(&all, kind));
+    let measured = rows.iter().map(|(variant, pairs)| {
+        (*variant, std::array::from_fn(|kind| Outcome::of(pairs, kind)), pairs.as_slice())
+    });
+    for (variant, outcomes, pairs) in [(nobody, baseline, &[][..])].into_iter().chain(measured) {
         let mut line = vec![variant.name()];
-        for (Result { value, ratio }, panel) in results.iter().zip(&mut panels) {
+        for (Outcome { value, ratio }, panel) in outcomes.iter().zip(&mut panels) {
             line.extend([number(*value), format!("{:.0} %", ratio * 100.0)]);
             let (name, engine) = (variant.name(), variant.engine);
             panel.bars.push(Bar { name, engine, ratio: *ratio, label: number(*value) });
         }
         table.add_row(line);
-        let delivered = median(figures.iter().map(|figures| figures.delivered).collect());
+        let kinds = KINDS.iter().zip(outcomes);
+        let medians: Vec<Value> = kinds
+            .map(|(kind, outcome)| json!({ "kind": kind.title, "unit": kind.unit, "median": outcome }))
+            .collect();
         json_rows.push(json!({
-            "variant": variant, "name": variant.name(), "delivered": delivered, "rounds": figures,
-            "stream": results[0], "datagrams": results[1], "connections": results[2], "denied": results[3],
+            "variant": variant, "name": variant.name(), "medians": medians, "rounds": pairs,
         }));
     }
     let versions = netfilter::versions()?;

@@ -9,7 +9,7 @@ use sluice_netns::{Netns, Network, NodeSpec, PodSpec, World};
 use sluice_tests::agent_world::Lab;
 
 use super::netfilter;
-use super::traffic::{Ends, Figures};
+use super::traffic::{Ends, KINDS, Pair};
 use super::variant::{Engine, Shape, Variant};
 
 /// Where the client may connect, and where it may not although somebody listens.
@@ -72,8 +72,13 @@ impl Stage {
         let at = |port| SocketAddr::from((server.ipv4, port));
         let tcp = |port| server.ns.run(|| TcpListener::bind(at(port)))?.context("a TCP server");
         let udp = |port| server.ns.run(|| UdpSocket::bind(at(port)))?.context("a UDP server");
-        let ends =
-            Ends { client: client.ns, tcp: tcp(PORT)?, udp: udp(PORT)?, denied_udp: udp(DENIED_PORT)? };
+        let ends = Ends {
+            client: client.ns,
+            tcp: tcp(PORT)?,
+            udp: udp(PORT)?,
+            denied_udp: udp(DENIED_PORT)?,
+            denies: variant.engine != Engine::Nobody,
+        };
         Ok(Self { variant, ends, _denied: tcp(DENIED_PORT)?, lab })
     }
 
@@ -83,18 +88,21 @@ impl Stage {
         let client = &self.lab.world.pod("bench/client")?.ns;
         let stranger = &self.lab.world.pod("bench/stranger")?.ns;
         ensure!(self.opens(client, server, PORT, true)?, "the client does not reach the server");
-        let open = !self.denies();
+        let open = !self.ends.denies;
         ensure!(self.opens(client, server, DENIED_PORT, open)? == open, "another port: not as it should be");
         ensure!(self.opens(stranger, server, PORT, open)? == open, "the stranger: not as it should be");
         Ok(())
     }
 
-    pub(crate) fn measure(&self) -> anyhow::Result<Figures> {
-        self.ends.measure(self.denies())
-    }
-
-    fn denies(&self) -> bool {
-        self.variant.engine != Engine::Nobody
+    /// Each kind of traffic under no policy, and under this one right after.
+    pub(crate) fn measure_beside(&self, nobody: &Self) -> anyhow::Result<Pair> {
+        let mut pair = Pair::default();
+        for (at, kind) in KINDS.iter().enumerate() {
+            pair.nobody[at] =
+                (kind.measure)(&nobody.ends).with_context(|| format!("no policy: {}", kind.title))?;
+            pair.own[at] = (kind.measure)(&self.ends).context(kind.title)?;
+        }
+        Ok(pair)
     }
 
     fn opens(&self, from: &Netns, to: Ipv4Addr, port: u16, expected: bool) -> anyhow::Result<bool> {

@@ -13,13 +13,13 @@ use sluice_netns::Netns;
 use socket2::SockRef;
 
 /// How long each kind of traffic flows.
-const WINDOW: Duration = Duration::from_millis(300);
+const WINDOW: Duration = Duration::from_millis(200);
 /// How many connections are made one after the other.
-const CONNECTIONS: u32 = 4_000;
+const CONNECTIONS: u32 = 1_500;
 /// Nobody waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the receiver of datagrams waits for one before it looks whether there is any more to come.
-const LULL: Duration = Duration::from_millis(50);
+const LULL: Duration = Duration::from_millis(20);
 /// What a stream is written in.
 const CHUNK: usize = 128 * 1024;
 /// The smallest Ethernet frame's worth.
@@ -28,17 +28,25 @@ const DATAGRAM: [u8; 18] = [0; 18];
 const CLIENT_CPU: usize = 0;
 const SERVER_CPU: usize = 1;
 
-/// One round of one variant.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(crate) struct Figures {
-    pub gigabits: f64,
-    /// Per second, sent: each went the whole way.
-    pub packets: f64,
-    /// Of those, how many the server had time to read.
-    pub delivered: f64,
-    pub connections: f64,
-    /// Packets of a flood to a port that policy closes, per second.
-    pub denied: f64,
+/// A kind of traffic.
+pub(crate) struct Kind {
+    pub title: &'static str,
+    pub unit: &'static str,
+    pub measure: fn(&Ends) -> anyhow::Result<f64>,
+}
+
+pub(crate) const KINDS: [Kind; 4] = [
+    Kind { title: "one TCP stream", unit: "Gbit/s", measure: Ends::stream },
+    Kind { title: "small datagrams", unit: "thousand/s", measure: Ends::datagrams },
+    Kind { title: "new connections", unit: "thousand/s", measure: Ends::connections },
+    Kind { title: "denied datagrams", unit: "thousand/s", measure: Ends::denied },
+];
+
+/// One round of one variant, and of no policy beside it: a figure for each kind.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub(crate) struct Pair {
+    pub nobody: [f64; KINDS.len()],
+    pub own: [f64; KINDS.len()],
 }
 
 #[derive(Debug)]
@@ -48,17 +56,11 @@ pub(crate) struct Ends {
     pub udp: UdpSocket,
     /// Where nothing may arrive.
     pub denied_udp: UdpSocket,
+    /// Whether there is a policy.
+    pub denies: bool,
 }
 
 impl Ends {
-    pub(crate) fn measure(&self, denies: bool) -> anyhow::Result<Figures> {
-        let gigabits = self.stream().context("one stream")?;
-        let (packets, delivered) = self.datagrams().context("datagrams")?;
-        let connections = self.connections().context("connections")?;
-        let denied = self.denied(denies).context("denied datagrams")?;
-        Ok(Figures { gigabits, packets, delivered, connections, denied })
-    }
-
     /// One TCP stream, in Gbit/s as the receiver has them.
     fn stream(&self) -> anyhow::Result<f64> {
         let mut sender = self.connect()?;
@@ -88,9 +90,17 @@ impl Ends {
         Ok(bytes as f64 * 8.0 / begin.elapsed().as_secs_f64() / 1e9)
     }
 
-    /// Small datagrams: how many were sent in a second, and the share of them that was read.
-    fn datagrams(&self) -> anyhow::Result<(f64, f64)> {
+    /// Small datagrams of one flow: how many thousands went the whole way in a second. Those for which the server's queue
+    /// had no room did so too.
+    fn datagrams(&self) -> anyhow::Result<f64> {
         let sender = self.datagram_sender(self.udp.local_addr()?)?;
+        self.udp.set_read_timeout(Some(PATIENCE))?;
+        sender.set_read_timeout(Some(PATIENCE))?;
+        // Answered once: what nobody answers is no connection to netfilter, and would meet the rules each time.
+        sender.send(&DATAGRAM)?;
+        let (_, from) = self.udp.recv_from(&mut [0; 64])?;
+        self.udp.send_to(&DATAGRAM, from)?;
+        sender.recv(&mut [0; 64])?;
         self.udp.set_read_timeout(Some(LULL))?;
         let receive = || -> anyhow::Result<u64> {
             pin(SERVER_CPU)?;
@@ -107,10 +117,10 @@ impl Ends {
         };
         let (sent, read) = both(|| flood(&sender), receive)?;
         ensure!(read > 0, "no datagram arrived");
-        Ok((sent.per_second(), read as f64 / sent.packets as f64))
+        Ok(sent.per_second() / 1e3)
     }
 
-    /// Connections one after the other: opened, closed by the server, closed by the client.
+    /// Connections one after the other, opened, closed by the server, closed by the client: thousands a second.
     fn connections(&self) -> anyhow::Result<f64> {
         let address = self.tcp.local_addr()?;
         SockRef::from(&self.tcp).set_read_timeout(Some(PATIENCE))?;
@@ -130,14 +140,14 @@ impl Ends {
                     // Until the server has closed: it keeps the port, the client can use it again.
                     ensure!(connection.read(&mut [0])? == 0, "the server has something to say");
                 }
-                Ok(f64::from(CONNECTIONS) / begin.elapsed().as_secs_f64())
+                Ok(f64::from(CONNECTIONS) / begin.elapsed().as_secs_f64() / 1e3)
             })?
         };
         Ok(both(connect, serve)?.0)
     }
 
-    /// Datagrams to the port that policy closes.
-    fn denied(&self, denies: bool) -> anyhow::Result<f64> {
+    /// Datagrams to the port that policy closes, in thousands a second.
+    fn denied(&self) -> anyhow::Result<f64> {
         let sender = self.datagram_sender(self.denied_udp.local_addr()?)?;
         let sent = thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -151,12 +161,12 @@ impl Ends {
         while self.denied_udp.recv(&mut [0; 64]).is_ok() {
             arrived += 1;
         }
-        if denies {
+        if self.denies {
             ensure!(arrived == 0, "{arrived} datagrams arrived that policy denies");
         } else {
             ensure!(arrived > 0, "nothing arrived although nobody denies");
         }
-        Ok(sent.per_second())
+        Ok(sent.per_second() / 1e3)
     }
 
     fn connect(&self) -> anyhow::Result<TcpStream> {
