@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -98,24 +99,31 @@ impl Ends {
         sender.set_read_timeout(Some(PATIENCE))?;
         // Answered once: what nobody answers is no connection to netfilter, and would meet the rules each time.
         sender.send(&DATAGRAM)?;
-        let (_, from) = self.udp.recv_from(&mut [0; 64])?;
-        self.udp.send_to(&DATAGRAM, from)?;
+        let own = sender.local_addr()?;
+        // Something of the round before may still be in the queue.
+        while self.udp.recv_from(&mut [0; 64])?.1 != own {}
+        self.udp.send_to(&DATAGRAM, own)?;
         sender.recv(&mut [0; 64])?;
+        let over = AtomicBool::new(false);
         self.udp.set_read_timeout(Some(LULL))?;
         let receive = || -> anyhow::Result<u64> {
             pin(SERVER_CPU)?;
-            let (begin, mut read) = (Instant::now(), 0);
-            let mut buffer = [0; 64];
+            let (mut read, mut buffer) = (0, [0; 64]);
             loop {
                 match self.udp.recv(&mut buffer) {
                     Ok(_) => read += 1,
-                    Err(error) if is_lull(&error) && begin.elapsed() > WINDOW => return Ok(read),
+                    Err(error) if is_lull(&error) && over.load(Ordering::Relaxed) => return Ok(read),
                     Err(error) if is_lull(&error) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
         };
-        let (sent, read) = both(|| flood(&sender), receive)?;
+        let send = || {
+            let sent = flood(&sender);
+            over.store(true, Ordering::Relaxed);
+            sent
+        };
+        let (sent, read) = both(send, receive)?;
         ensure!(read > 0, "no datagram arrived");
         Ok(sent.per_second() / 1e3)
     }
