@@ -1,4 +1,4 @@
-//! Bars as SVG: a panel for each kind of traffic, each bar a share of what passes without policy.
+//! Bars as SVG: a panel for each kind of traffic, each bar as long as what a piece costs is over what it costs without policy.
 
 use std::fmt::Write as _;
 
@@ -12,18 +12,17 @@ pub(crate) struct Panel {
 pub(crate) struct Bar {
     pub name: String,
     pub engine: Engine,
-    /// Of the first variant's.
-    pub ratio: f64,
+    pub times_nobody: f64,
     /// The figure itself.
     pub label: String,
 }
 
 const NAMES: f64 = 170.0;
 const PANEL: f64 = 230.0;
-/// What a bar of the first variant's length takes.
-const FULL: f64 = 140.0;
+/// How long a bar is that says: as without policy.
+const FULL: f64 = 85.0;
 /// Longer bars are cut, or one figure would make all others short.
-const LONGEST: f64 = 1.2;
+const LONGEST: f64 = 2.0;
 const TOP: f64 = 48.0;
 const ROW: f64 = 22.0;
 const THICK: f64 = 15.0;
@@ -33,7 +32,7 @@ pub(crate) fn draw(panels: &[Panel]) -> String {
     let (width, height) = (NAMES + PANEL * panels.len() as f64, TOP + ROW * rows as f64 + 12.0);
     let mut svg = format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">
-<title>What passes between two pods, by who enforces policy</title>
+<title>Processor time between two pods, by who enforces policy</title>
 <rect width="{width}" height="{height}" fill="#ffffff"/>
 "##
     );
@@ -45,9 +44,9 @@ pub(crate) fn draw(panels: &[Panel]) -> String {
         text(&mut svg, left, TOP - 26.0, "start", &panel.title);
         let (full, bottom) = (left + FULL, TOP + ROW * rows as f64);
         line(&mut svg, full, bottom);
-        text(&mut svg, full, TOP - 8.0, "middle", "100 %");
+        text(&mut svg, full, TOP - 8.0, "middle", "no policy");
         for (at, bar) in panel.bars.iter().enumerate() {
-            let (y, length) = (TOP + ROW * at as f64 + 3.0, FULL * bar.ratio.clamp(0.0, LONGEST));
+            let (y, length) = (TOP + ROW * at as f64 + 3.0, FULL * bar.times_nobody.clamp(0.0, LONGEST));
             let color = color(bar.engine);
             let _ = writeln!(
                 svg,

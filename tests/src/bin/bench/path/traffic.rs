@@ -1,5 +1,9 @@
 //! The traffic. The client's side has the first processor for itself, with all that the kernel does between the pods on its
-//! behalf, the server's the second: what is measured is how much one processor carries.
+//! behalf, the server's the second.
+//!
+//! Two things are measured: how much passes in a second, and how much processor time each piece takes. The second holds
+//! on a machine that others use too: the time of a thread is its own, and what the kernel does in it for the packets that
+//! it has just sent (Linux counts softirqs to the thread that they interrupt, unless CONFIG_IRQ_TIME_ACCOUNTING is on).
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use sluice_netns::Netns;
 use socket2::SockRef;
@@ -32,22 +37,40 @@ const SERVER_CPU: usize = 1;
 /// A kind of traffic.
 pub(crate) struct Kind {
     pub title: &'static str,
+    /// Of the rate.
     pub unit: &'static str,
-    pub measure: fn(&Ends) -> anyhow::Result<f64>,
+    /// What the processor time is for.
+    pub each: &'static str,
+    pub measure: fn(&Ends) -> anyhow::Result<Sample>,
 }
 
 pub(crate) const KINDS: [Kind; 4] = [
-    Kind { title: "one TCP stream", unit: "Gbit/s", measure: Ends::stream },
-    Kind { title: "small datagrams", unit: "thousand/s", measure: Ends::datagrams },
-    Kind { title: "new connections", unit: "thousand/s", measure: Ends::connections },
-    Kind { title: "denied datagrams", unit: "thousand/s", measure: Ends::denied },
+    Kind { title: "TCP stream", unit: "Gbit/s", each: "MB", measure: Ends::stream },
+    Kind { title: "small datagrams", unit: "k/s", each: "datagram", measure: Ends::datagrams },
+    Kind { title: "new connections", unit: "k/s", each: "connection", measure: Ends::connections },
+    Kind { title: "denied datagrams", unit: "k/s", each: "datagram", measure: Ends::denied },
 ];
 
-/// One round of one variant, and of no policy beside it: a figure for each kind.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub(crate) struct Sample {
+    /// In the kind's unit, by the clock on the wall.
+    pub rate: f64,
+    /// Processor time for each, in microseconds.
+    pub cost: f64,
+}
+
+/// One round of one variant, and of no policy beside it: a sample of each kind.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub(crate) struct Pair {
-    pub nobody: [f64; KINDS.len()],
-    pub own: [f64; KINDS.len()],
+    pub nobody: [Sample; KINDS.len()],
+    pub own: [Sample; KINDS.len()],
+}
+
+impl Sample {
+    /// Of `count` pieces; `scale` makes the unit of the rate.
+    fn new(count: f64, scale: f64, took: Duration, processor: Duration) -> Self {
+        Self { rate: count * scale / took.as_secs_f64(), cost: processor.as_secs_f64() * 1e6 / count }
+    }
 }
 
 #[derive(Debug)]
@@ -62,15 +85,13 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// One TCP stream, in Gbit/s as the receiver has them.
-    fn stream(&self) -> anyhow::Result<f64> {
+    /// One TCP stream, as the receiver has it. The processor time is that of both ends.
+    fn stream(&self) -> anyhow::Result<Sample> {
         let mut sender = self.connect()?;
         let (mut receiver, _) = self.tcp.accept()?;
         receiver.set_read_timeout(Some(PATIENCE))?;
         sender.set_write_timeout(Some(PATIENCE))?;
-        let begin = Instant::now();
         let receive = move || -> anyhow::Result<u64> {
-            pin(SERVER_CPU)?;
             let (mut buffer, mut bytes) = (vec![0; CHUNK], 0);
             loop {
                 match receiver.read(&mut buffer)? {
@@ -80,20 +101,20 @@ impl Ends {
             }
         };
         let send = move || -> anyhow::Result<()> {
-            pin(CLIENT_CPU)?;
-            let buffer = vec![0; CHUNK];
+            let (begin, buffer) = (Instant::now(), vec![0; CHUNK]);
             while begin.elapsed() < WINDOW {
                 sender.write_all(&buffer)?;
             }
             Ok(())
         };
-        let bytes = both(send, receive)?.1;
-        Ok(bytes as f64 * 8.0 / begin.elapsed().as_secs_f64() / 1e9)
+        let (sent, received) = both(send, receive)?;
+        let megabytes = received.result as f64 / 1e6;
+        Ok(Sample::new(megabytes, 8e-3, received.took, sent.processor + received.processor))
     }
 
-    /// Small datagrams of one flow: how many thousands went the whole way in a second. Those for which the server's queue
-    /// had no room did so too.
-    fn datagrams(&self) -> anyhow::Result<f64> {
+    /// Small datagrams of one flow, and the processor time of the sender, in which they go the whole way; those for which
+    /// the server's queue had no room did so too.
+    fn datagrams(&self) -> anyhow::Result<Sample> {
         let sender = self.datagram_sender(self.udp.local_addr()?)?;
         self.udp.set_read_timeout(Some(PATIENCE))?;
         sender.set_read_timeout(Some(PATIENCE))?;
@@ -104,10 +125,9 @@ impl Ends {
         while self.udp.recv_from(&mut [0; 64])?.1 != own {}
         self.udp.send_to(&DATAGRAM, own)?;
         sender.recv(&mut [0; 64])?;
-        let over = AtomicBool::new(false);
         self.udp.set_read_timeout(Some(LULL))?;
+        let over = AtomicBool::new(false);
         let receive = || -> anyhow::Result<u64> {
-            pin(SERVER_CPU)?;
             let (mut read, mut buffer) = (0, [0; 64]);
             loop {
                 match self.udp.recv(&mut buffer) {
@@ -123,47 +143,39 @@ impl Ends {
             over.store(true, Ordering::Relaxed);
             sent
         };
-        let (sent, read) = both(send, receive)?;
-        ensure!(read > 0, "no datagram arrived");
-        Ok(sent.per_second() / 1e3)
+        let (sent, received) = both(send, receive)?;
+        ensure!(received.result > 0, "no datagram arrived");
+        Ok(sent.of_datagrams())
     }
 
-    /// Connections one after the other, opened, closed by the server, closed by the client: thousands a second.
-    fn connections(&self) -> anyhow::Result<f64> {
+    /// Connections one after the other: opened, closed by the server, closed by the client. The processor time is that of
+    /// both.
+    fn connections(&self) -> anyhow::Result<Sample> {
         let address = self.tcp.local_addr()?;
         SockRef::from(&self.tcp).set_read_timeout(Some(PATIENCE))?;
         let serve = || -> anyhow::Result<()> {
-            pin(SERVER_CPU)?;
             for _ in 0..CONNECTIONS {
                 drop(self.tcp.accept()?);
             }
             Ok(())
         };
-        let connect = || -> anyhow::Result<f64> {
-            self.client.run(|| {
-                pin(CLIENT_CPU)?;
-                let begin = Instant::now();
-                for _ in 0..CONNECTIONS {
-                    let mut connection = TcpStream::connect_timeout(&address, PATIENCE)?;
-                    // Until the server has closed: it keeps the port, the client can use it again.
-                    ensure!(connection.read(&mut [0])? == 0, "the server has something to say");
-                }
-                Ok(f64::from(CONNECTIONS) / begin.elapsed().as_secs_f64() / 1e3)
-            })?
+        let connect = || -> anyhow::Result<()> {
+            for _ in 0..CONNECTIONS {
+                let mut connection = TcpStream::connect_timeout(&address, PATIENCE)?;
+                // Until the server has closed: it keeps the port, the client can use it again.
+                ensure!(connection.read(&mut [0])? == 0, "the server has something to say");
+            }
+            Ok(())
         };
-        Ok(both(connect, serve)?.0)
+        let (client, server) = self.client.run(|| both(connect, serve))??;
+        let processor = client.processor + server.processor;
+        Ok(Sample::new(f64::from(CONNECTIONS), 1e-3, client.took, processor))
     }
 
-    /// Datagrams to the port that policy closes, in thousands a second.
-    fn denied(&self) -> anyhow::Result<f64> {
+    /// Datagrams to the port that policy closes, and the processor time of the sender, in which they are dropped.
+    fn denied(&self) -> anyhow::Result<Sample> {
         let sender = self.datagram_sender(self.denied_udp.local_addr()?)?;
-        let sent = thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                pin(CLIENT_CPU)?;
-                flood(&sender)
-            });
-            thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
-        })?;
+        let (sent, _) = both(|| flood(&sender), || Ok(()))?;
         self.denied_udp.set_read_timeout(Some(LULL))?;
         let mut arrived = 0_u32;
         while self.denied_udp.recv(&mut [0; 64]).is_ok() {
@@ -174,7 +186,7 @@ impl Ends {
         } else {
             ensure!(arrived > 0, "nothing arrived although nobody denies");
         }
-        Ok(sent.per_second() / 1e3)
+        Ok(sent.of_datagrams())
     }
 
     fn connect(&self) -> anyhow::Result<TcpStream> {
@@ -191,20 +203,8 @@ impl Ends {
     }
 }
 
-struct Sent {
-    packets: u64,
-    duration: Duration,
-}
-
-impl Sent {
-    fn per_second(&self) -> f64 {
-        self.packets as f64 / self.duration.as_secs_f64()
-    }
-}
-
-/// Sends as much as this processor can.
-fn flood(socket: &UdpSocket) -> anyhow::Result<Sent> {
-    pin(CLIENT_CPU)?;
+/// Sends as much as this processor can, and counts it.
+fn flood(socket: &UdpSocket) -> anyhow::Result<u32> {
     let (begin, mut packets) = (Instant::now(), 0);
     while begin.elapsed() < WINDOW {
         for _ in 0..64 {
@@ -212,27 +212,46 @@ fn flood(socket: &UdpSocket) -> anyhow::Result<Sent> {
             packets += 1;
         }
     }
-    Ok(Sent { packets, duration: begin.elapsed() })
+    Ok(packets)
 }
 
-/// Runs both ends, each on a thread of its own.
+/// What one end did.
+struct Done<T> {
+    result: T,
+    took: Duration,
+    /// Its thread's processor time.
+    processor: Duration,
+}
+
+impl Done<u32> {
+    fn of_datagrams(&self) -> Sample {
+        Sample::new(f64::from(self.result), 1e-3, self.took, self.processor)
+    }
+}
+
+/// Runs both ends, each on a thread and a processor of its own.
 fn both<A: Send, B: Send>(
     client: impl FnOnce() -> anyhow::Result<A> + Send,
     server: impl FnOnce() -> anyhow::Result<B> + Send,
-) -> anyhow::Result<(A, B)> {
+) -> anyhow::Result<(Done<A>, Done<B>)> {
     thread::scope(|scope| {
-        let (client, server) = (scope.spawn(client), scope.spawn(server));
+        let client = scope.spawn(|| timed(CLIENT_CPU, client));
+        let server = scope.spawn(|| timed(SERVER_CPU, server));
         let client = client.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
         let server = server.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
         Ok((client?, server?))
     })
 }
 
-/// Keeps the calling thread on one processor; where there is only one, on that.
-fn pin(cpu: usize) -> anyhow::Result<()> {
+fn timed<T>(cpu: usize, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<Done<T>> {
     let mut set = CpuSet::new();
+    // Where there is only one, on that.
     set.set(cpu % thread::available_parallelism()?.get())?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+    sched_setaffinity(Pid::from_raw(0), &set)?;
+    let processor = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    let (begin, before) = (Instant::now(), processor()?);
+    let result = work()?;
+    Ok(Done { result, took: begin.elapsed(), processor: processor()?.saturating_sub(before) })
 }
 
 fn is_lull(error: &std::io::Error) -> bool {
