@@ -1,45 +1,97 @@
-//! `cargo xtask bench`: builds the BPF object with the bench's programs, and runs `sluice-bench` on it.
+//! `cargo xtask bench`: builds what is measured, and runs `sluice-bench` on it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::agent_build;
 use crate::bpf_build::{self, Variant};
 use crate::root;
 use crate::setup::{self, Scope};
 use crate::step;
 use crate::workspace::Workspace;
 
-/// How to print it.
+const PROGRAM: &str = "sluice-bench";
+
+/// What to measure, and how to print it.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Options {
-    /// As JSON
+    /// Measure connections between pods, beside nftables and iptables, instead of the programs alone
+    #[arg(long)]
+    path: bool,
+    /// Rounds whose median counts
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Write the tables into docs/bench.md, and draw docs/bench/path.svg where the path is measured
+    #[arg(long)]
+    docs: bool,
+    /// Draw the path's figures here, as SVG
+    #[arg(long, value_name = "FILE", requires = "path")]
+    plot: Option<PathBuf>,
     /// Everything is built already (used when the bench goes on as root)
     #[arg(long, hide = true)]
     built: bool,
 }
 
+impl Options {
+    /// The same as arguments of this program, run by another user.
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments =
+            vec!["bench".to_owned(), "--built".to_owned(), format!("--rounds={}", self.rounds)];
+        let flags = [("--path", self.path), ("--json", self.json), ("--docs", self.docs)];
+        arguments.extend(flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag.to_owned()));
+        arguments.extend(self.plot.iter().map(|plot| format!("--plot={}", plot.display())));
+        arguments
+    }
+
+    /// And as arguments of the bench itself.
+    fn program_arguments(&self, workspace: &Workspace) -> Vec<OsString> {
+        let docs = workspace.docs();
+        let mut arguments: Vec<OsString> =
+            if self.path { vec!["path".into()] } else { vec!["packets".into(), object(workspace).into()] };
+        arguments.push(format!("--rounds={}", self.rounds).into());
+        if self.json {
+            arguments.push("--json".into());
+        }
+        if self.docs {
+            arguments.extend(["--docs".into(), docs.join("bench.md").into()]);
+        }
+        let page = docs.join("bench").join("path.svg");
+        let plot = self.plot.clone().or_else(|| (self.docs && self.path).then_some(page));
+        if let Some(plot) = plot {
+            arguments.extend(["--plot".into(), plot.into()]);
+        }
+        arguments
+    }
+}
+
 /// Builds and measures.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let object = workspace.bpf_object().with_file_name("policy-ebpf-bench");
-    let profile = workspace.agent().with_file_name("sluice-bench");
     if !options.built {
-        root::authorise("the bench makes a network namespace and loads BPF programs")?;
-        let rustc = setup::ensure(workspace, Scope::RUN)?;
-        bpf_build::build(workspace, &rustc, Variant::Bench)?;
+        root::authorise("the bench makes network namespaces and loads BPF programs")?;
+        if options.path {
+            agent_build::all(workspace, Scope::BENCH, Variant::Plain)?;
+        } else {
+            let rustc = setup::ensure(workspace, Scope::RUN)?;
+            bpf_build::build(workspace, &rustc, Variant::Bench)?;
+        }
         let mut command = workspace.cargo();
-        command.args(["build", "--release", "--package", "sluice-tests", "--bin", "sluice-bench"]);
+        command.args(["build", "--release", "--package", "sluice-tests", "--bin", PROGRAM]);
         step::run("building the bench", &workspace.logs(), "bench-build", &mut command)?;
     }
     if !root::is_root() {
-        let json: &[&str] =
-            if options.json { &["bench", "--built", "--json"] } else { &["bench", "--built"] };
-        return root::become_root(json);
+        let arguments = options.arguments();
+        return root::become_root(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     }
-    let mut command = workspace.command(profile);
-    command.arg(object);
-    if options.json {
-        command.arg("--json");
-    }
+    let mut command = workspace.command(workspace.agent().with_file_name(PROGRAM));
+    command.args(options.program_arguments(workspace)).env("SLUICE_AGENT", workspace.agent());
     step::stream("measuring", &mut command)
+}
+
+fn object(workspace: &Workspace) -> PathBuf {
+    workspace.bpf_object().with_file_name("policy-ebpf-bench")
 }

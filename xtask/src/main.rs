@@ -37,8 +37,8 @@ enum Task {
     /// Install what building, the demo, the tests and lint need
     ///
     /// Looks for a rustc with library source (rustup's nightly, other rustup toolchains, the system's), bpf-linker
-    /// with a matching LLVM, iproute2, ping, curl, nsenter, bpftool, nft, CNI plugins, rustfmt, clippy and cargo-deny. On
-    /// Debian and its children it installs what is missing by apt (as root, or through sudo without a password) and by
+    /// with a matching LLVM, iproute2, ping, curl, nsenter, bpftool, nft, iptables, ipset, CNI plugins, rustfmt, clippy
+    /// and cargo-deny. On Debian and its children it installs what is missing by apt (as root, or through sudo without a password) and by
     /// `cargo install`; elsewhere it says exactly what is missing. SLUICE_BPF_RUSTC=/path/to/rustc chooses a compiler.
     Setup {
         /// Only report; fail when something is missing
@@ -76,10 +76,11 @@ enum Task {
     /// Runs the targets of tests/fuzz under libFuzzer; installs cargo-fuzz where it is missing. What the tests replay is in
     /// tests/fuzz/corpus; new inputs go to target/fuzz-corpus. Needs no root.
     Fuzz(fuzz::Options),
-    /// Measure nanoseconds per packet, verified instructions and map memory
+    /// Measure nanoseconds per packet, or with --path what passes between two pods
     ///
     /// Sets up the machine and builds first. Medians of several rounds under BPF_PROG_TEST_RUN, each beside a no-op
-    /// program of the same round. Needs root, or sudo.
+    /// program of the same round, with verified instructions, stack and map memory. With --path: throughput, packets
+    /// and connections per second without policy and under Sluice, nftables and iptables. Needs root, or sudo.
     Bench(bench::Options),
     /// Check format, lints (clippy, warnings are errors) and dependencies (cargo-deny)
     ///

@@ -28,6 +28,11 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
+    /// Where the pages are.
+    pub(crate) fn docs(&self) -> PathBuf {
+        self.root.join("docs")
+    }
+
     /// Outputs of commands that ran quietly.
     pub(crate) fn logs(&self) -> PathBuf {
         self.target.join("xtask-logs")

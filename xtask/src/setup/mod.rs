@@ -21,14 +21,17 @@ use crate::workspace::{Workspace, which};
 pub(crate) struct Scope {
     /// The demo and the tests: network namespaces and probes.
     pub(crate) run: bool,
+    /// What the bench compares with, beside `run`.
+    pub(crate) bench: bool,
     pub(crate) lint: bool,
 }
 
 impl Scope {
-    pub(crate) const BUILD: Self = Self { run: false, lint: false };
-    pub(crate) const RUN: Self = Self { run: true, lint: false };
-    pub(crate) const LINT: Self = Self { run: false, lint: true };
-    pub(crate) const ALL: Self = Self { run: true, lint: true };
+    pub(crate) const BUILD: Self = Self { run: false, bench: false, lint: false };
+    pub(crate) const RUN: Self = Self { run: true, bench: false, lint: false };
+    pub(crate) const BENCH: Self = Self { run: true, bench: true, lint: false };
+    pub(crate) const LINT: Self = Self { run: false, bench: false, lint: true };
+    pub(crate) const ALL: Self = Self { run: true, bench: true, lint: true };
 }
 
 /// Reports what is there and what is missing; fails when something is.

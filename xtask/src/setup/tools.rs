@@ -24,6 +24,7 @@ pub(crate) struct Tool {
 
 const BUILD: fn(Scope) -> bool = |_| true;
 const RUN: fn(Scope) -> bool = |scope| scope.run;
+const BENCH: fn(Scope) -> bool = |scope| scope.bench;
 
 /// Debian's names; others find the programs in packages of similar names.
 pub(crate) const TOOLS: &[Tool] = &[
@@ -86,6 +87,20 @@ pub(crate) const TOOLS: &[Tool] = &[
         packages: &[&["bpftool"], &["linux-tools-common", "linux-tools-generic"]],
         scope: RUN,
     },
+    Tool {
+        program: "iptables",
+        version_args: &["--version"],
+        purpose: "the bench compares with it",
+        packages: &[&["iptables"]],
+        scope: BENCH,
+    },
+    Tool {
+        program: "ipset",
+        version_args: &["--version"],
+        purpose: "the bench compares with it, under iptables",
+        packages: &[&["ipset"]],
+        scope: BENCH,
+    },
 ];
 
 /// Where CNI plugins are: not in the search path.
@@ -147,7 +162,7 @@ mod tests {
 
     #[test]
     fn building_needs_no_probes() {
-        let build = Scope { run: false, lint: false };
+        let build = Scope::BUILD;
         assert!(TOOLS.iter().any(|tool| tool.in_scope(build)));
         assert!(TOOLS.iter().any(|tool| !tool.in_scope(build)));
     }

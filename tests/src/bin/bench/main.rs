@@ -1,54 +1,95 @@
-//! `cargo xtask bench`: nanoseconds per packet under `BPF_PROG_TEST_RUN`, against a no-op program of the same run.
+//! `cargo xtask bench`: what Sluice costs. [`packets`] measures its programs alone, in nanoseconds per packet; [`path`] measures
+//! whole connections between pods, beside others who do the same job.
 //!
-//! Medians of several rounds; every scenario is measured in every round beside its no-op, because machines are shared
-//! and a ratio within one round is what holds.
+//! Everything is a median of several rounds, and everything is compared within a round, because machines are shared.
 
-mod report;
-mod scenario;
-mod setting;
+mod docs;
+mod machine;
+mod packets;
+mod path;
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
-use policy_agent::plan::Capacity;
-use sluice_tests::kernel::Bpffs;
+use clap::{Args, Parser, Subcommand};
 
-/// Rounds whose median counts, and runs of the program in each.
-const ROUNDS: usize = 11;
-const REPEAT: u32 = 200_000;
+use crate::docs::Section;
+use crate::machine::Machine;
+
+/// Measures what Sluice costs; `cargo xtask bench` knows how
+#[derive(Debug, Parser)]
+#[command(name = "sluice-bench")]
+struct Cli {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Nanoseconds per packet under BPF_PROG_TEST_RUN
+    Packets {
+        /// The BPF object with the bench's programs
+        object: PathBuf,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Throughput, packets and connections per second between pods
+    Path {
+        /// Draw the result here, as SVG
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Rounds whose median counts
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Write the tables into this page, between its markers
+    #[arg(long, value_name = "FILE")]
+    docs: Option<PathBuf>,
+}
+
+/// What a part of the bench leaves.
+struct Report {
+    json: serde_json::Value,
+    sections: Vec<Section>,
+    /// The last word, for the terminal.
+    verdict: String,
+}
 
 fn main() -> anyhow::Result<()> {
-    let mut json = false;
-    let mut object = None;
-    for argument in std::env::args().skip(1) {
-        match argument.as_str() {
-            "--json" => json = true,
-            path => object = Some(PathBuf::from(path)),
+    let machine = Machine::look()?;
+    let (options, report) = match Cli::parse().part {
+        Part::Packets { object, options } => {
+            let report = packets::run(&object, options.rounds, machine)?;
+            (options, report)
         }
+        Part::Path { plot, options } => {
+            let report = path::run(options.rounds, machine, plot.as_deref())?;
+            (options, report)
+        }
+    };
+    if let Some(page) = &options.docs {
+        docs::write(page, &report.sections)?;
     }
-    let object = object.context("usage: sluice-bench OBJECT [--json]; `cargo xtask bench` knows how")?;
-    let object = std::fs::read(&object).with_context(|| format!("reading {}", object.display()))?;
-    let measured = sluice_tests::namespace::with_interfaces(1, |interfaces| {
-        let ifindex = *interfaces.first().context("no interface")?;
-        let mut rows = Vec::new();
-        let mut programs = Vec::new();
-        let mut maps = Vec::new();
-        for size in scenario::SIZES {
-            let pins = Bpffs::new("bench");
-            let mut datapath =
-                BpfDatapath::load_object(&object, pins.path(), &Capacity::default(), AttachMode::Auto)?;
-            if programs.is_empty() {
-                programs = report::programs(&mut datapath)?;
-                maps = report::map_memory(pins.path())?;
-            }
-            for scenario in scenario::all(size) {
-                eprintln!("measuring: {} ({})", scenario.name, scenario.size);
-                rows.push(scenario::measure(&mut datapath, ifindex, &scenario)?);
-            }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report.json)?);
+    } else {
+        for section in &report.sections {
+            println!("{}\n", section.text);
         }
-        Ok((programs, maps, rows))
-    })?;
-    let (programs, maps, rows) = measured;
-    report::print(&programs, &maps, &rows, json)
+        println!("{}", report.verdict);
+    }
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

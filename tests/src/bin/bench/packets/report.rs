@@ -1,14 +1,17 @@
-//! The tables that the bench prints.
+//! The tables of what was measured, and what of it is the target.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use aya::maps::MapInfo;
-use comfy_table::{Table, presets};
 use policy_agent::datapath::bpf::BpfDatapath;
 
+use super::REPEAT;
 use super::scenario::Row;
-use super::{REPEAT, ROUNDS};
+use super::stack::{Depth, Frames};
+use crate::Report;
+use crate::docs::{self, Section};
+use crate::machine::Machine;
 
 /// What an allowed packet of an established flow may cost over a no-op program (DESIGN section 3).
 const TARGET_NS: f64 = 35.0;
@@ -20,9 +23,10 @@ pub(crate) struct Program {
     pub translated_bytes: Option<u32>,
     pub jited_bytes: u32,
     pub memory_bytes: u32,
+    pub stack: Depth,
 }
 
-pub(crate) fn programs(datapath: &mut BpfDatapath) -> anyhow::Result<Vec<Program>> {
+pub(crate) fn programs(datapath: &mut BpfDatapath, stack: &Frames) -> anyhow::Result<Vec<Program>> {
     ["from_pod", "to_pod", "no_op"]
         .into_iter()
         .map(|name| {
@@ -33,31 +37,48 @@ pub(crate) fn programs(datapath: &mut BpfDatapath) -> anyhow::Result<Vec<Program
                 translated_bytes: info.size_translated(),
                 jited_bytes: info.size_jitted(),
                 memory_bytes: info.memory_locked()?,
+                stack: stack.depth(name)?,
             })
         })
         .collect()
 }
 
-pub(crate) fn print(
+pub(crate) fn report(
+    rounds: u32,
+    machine: &Machine,
     programs: &[Program],
     maps: &[(String, u64)],
     rows: &[Row],
-    json: bool,
-) -> anyhow::Result<()> {
-    let worst = rows
-        .iter()
-        .filter(|row| row.scenario.starts_with("allowed established"))
-        .map(|row| row.over_no_op_ns)
-        .fold(0.0, f64::max);
-    if json {
-        let report = serde_json::json!({
-            "rounds": ROUNDS, "repeat": REPEAT, "programs": programs, "maps": maps, "rows": rows,
-            "target_ns": TARGET_NS, "allowed_established_worst_ns": worst,
-        });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
-    }
-    let mut table = new_table(&["scenario", "remotes", "ns/packet", "no-op", "over no-op", "ratio"]);
+) -> anyhow::Result<Report> {
+    // In a flood too; "just after a change" is something else.
+    let worst = |beginning: &str| {
+        let rows = rows.iter().filter(|row| row.scenario.starts_with(beginning));
+        rows.map(|row| row.over_no_op_ns).fold(0.0, f64::max)
+    };
+    let (worst4, worst6) = (worst("allowed established"), worst("IPv6 allowed established"));
+    let where_measured = machine.describe()?;
+    let json = serde_json::json!({
+        "rounds": rounds, "repeat": REPEAT, "machine": machine, "programs": programs, "maps": maps, "rows": rows,
+        "target_ns": TARGET_NS, "allowed_established_worst_ns": { "ipv4": worst4, "ipv6": worst6 },
+    });
+    let text = format!("{where_measured}; medians of {rounds} rounds.\n\n{}", packets(rows));
+    let sections = vec![
+        Section { name: "packets", text },
+        Section { name: "programs", text: program_table(programs) },
+        Section { name: "maps", text: map_table(maps) },
+    ];
+    let met = |worst: f64| if worst <= TARGET_NS { "met" } else { "MISSED" };
+    let verdict = format!(
+        "target: allowed established at most {TARGET_NS} ns over the no-op: IPv4 {worst4:.0} ns, {}; IPv6 {worst6:.0} ns, {}",
+        met(worst4),
+        met(worst6)
+    );
+    Ok(Report { json, sections, verdict })
+}
+
+fn packets(rows: &[Row]) -> String {
+    let mut table =
+        docs::table(&["scenario", "remotes", "ns/packet", "no-op", "over no-op", "ratio", "right verdict"]);
     for row in rows {
         table.add_row([
             row.scenario.to_owned(),
@@ -66,11 +87,15 @@ pub(crate) fn print(
             format!("{:.0}", row.no_op_ns),
             format!("{:.0}", row.over_no_op_ns),
             format!("{:.1}", row.ratio),
+            format!("{:.1} %", row.share * 100.0),
         ]);
     }
-    println!("{table}\nmedians of {ROUNDS} rounds of {REPEAT} packets\n");
-    let mut table =
-        new_table(&["program", "verified instructions", "translated bytes", "JIT bytes", "memory"]);
+    table.to_string()
+}
+
+fn program_table(programs: &[Program]) -> String {
+    let header = ["program", "verified instructions", "translated bytes", "JIT bytes", "stack", "with calls"];
+    let mut table = docs::table(&header);
     let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     for program in programs {
         table.add_row([
@@ -78,20 +103,21 @@ pub(crate) fn print(
             number(program.verified_instructions),
             number(program.translated_bytes),
             program.jited_bytes.to_string(),
-            program.memory_bytes.to_string(),
+            program.stack.own.to_string(),
+            program.stack.deepest.to_string(),
         ]);
     }
-    println!("{table}");
+    table.to_string()
+}
+
+fn map_table(maps: &[(String, u64)]) -> String {
     let total: u64 = maps.iter().map(|(_, bytes)| bytes).sum();
-    let mut table = new_table(&["map", "KiB"]);
+    let mut table = docs::table(&["map", "KiB"]);
     for (name, bytes) in maps {
         table.add_row([name.clone(), (bytes / 1024).to_string()]);
     }
     table.add_row(["all".to_owned(), (total / 1024).to_string()]);
-    println!("{table}");
-    let verdict = if worst <= TARGET_NS { "met" } else { "MISSED" };
-    println!("target: allowed established at most {TARGET_NS} ns over the no-op: {worst:.0} ns, {verdict}");
-    Ok(())
+    table.to_string()
 }
 
 /// Name and bytes of each pinned map, as the kernel counts them for the file descriptor.
@@ -113,11 +139,4 @@ pub(crate) fn map_memory(bpffs: &Path) -> anyhow::Result<Vec<(String, u64)>> {
     }
     maps.sort();
     Ok(maps)
-}
-
-fn new_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(header.iter().copied());
-    table
 }
