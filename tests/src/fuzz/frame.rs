@@ -115,8 +115,7 @@ fn judge(reading: &Reading, subject: &Subject<'_>, arrival: &Arrival) -> Judgeme
             if sender.is_unspecified() {
                 return Judgement::Either;
             }
-            let own = subject.address(true) == Some(IpAddr::V4(*sender));
-            (arrival.direction == Direction::Ingress || own).into()
+            (arrival.direction == Direction::Ingress || may_send_from(subject, IpAddr::V4(*sender))).into()
         }
         Reading::Ip(packet) => judge_ip(packet, subject, arrival),
     }
