@@ -34,12 +34,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Install what building, the demo, the tests and lint need
+    /// Install what building, the demo, the tests, the bench and lint need
     ///
     /// Looks for a rustc with library source (rustup's nightly, other rustup toolchains, the system's), bpf-linker
     /// with a matching LLVM, iproute2, ping, curl, nsenter, bpftool, nft, iptables, ipset, CNI plugins, rustfmt, clippy
-    /// and cargo-deny. On Debian and its children it installs what is missing by apt (as root, or through sudo without a password) and by
-    /// `cargo install`; elsewhere it says exactly what is missing. SLUICE_BPF_RUSTC=/path/to/rustc chooses a compiler.
+    /// and cargo-deny. On Debian and its children it installs what is missing by apt (as root, or through sudo without a
+    /// password) and by `cargo install`; elsewhere it says exactly what is missing. SLUICE_BPF_RUSTC=/path/to/rustc
+    /// chooses a compiler.
     Setup {
         /// Only report; fail when something is missing
         #[arg(long)]
