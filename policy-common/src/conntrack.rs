@@ -266,7 +266,8 @@ mod tests {
     #[test]
     fn a_flood_of_one_endpoint_takes_its_share_of_a_set_and_no_more() {
         let mut set = FlowSet::EMPTY;
-        let others: [FlowKey; WAYS] = core::array::from_fn(|n| key(2 + n as u32, protocol::UDP, 1));
+        let others: [FlowKey; WAYS] =
+            core::array::from_fn(|n| key(2 + u32::try_from(n).unwrap(), protocol::UDP, 1));
         for other in &others {
             see(&mut set, other, Opener::Pod, 0, 100);
             see(&mut set, other, Opener::Peer, 0, 100);
@@ -282,7 +283,8 @@ mod tests {
     #[test]
     fn no_datagrams_evict_an_established_connection() {
         let mut set = FlowSet::EMPTY;
-        let connections: [FlowKey; WAYS - 1] = core::array::from_fn(|n| key(10 + n as u32, protocol::TCP, 1));
+        let connections: [FlowKey; WAYS - 1] =
+            core::array::from_fn(|n| key(10 + u32::try_from(n).unwrap(), protocol::TCP, 1));
         for key in &connections {
             see(&mut set, key, Opener::Pod, tcp_flag::SYN, 10);
             see(&mut set, key, Opener::Peer, tcp_flag::ACK, 10);
@@ -298,7 +300,8 @@ mod tests {
     #[test]
     fn a_flood_of_syns_evicts_no_established_connection() {
         let mut set = FlowSet::EMPTY;
-        let established: [FlowKey; WAYS - 1] = core::array::from_fn(|n| key(1, protocol::TCP, n as u16));
+        let established: [FlowKey; WAYS - 1] =
+            core::array::from_fn(|n| key(1, protocol::TCP, u16::try_from(n).unwrap()));
         for key in &established {
             see(&mut set, key, Opener::Peer, tcp_flag::SYN, 10);
             see(&mut set, key, Opener::Pod, SYN_ACK, 10);

@@ -18,10 +18,6 @@ pub const WAYS: usize = 8;
 pub const SHARE: usize = 4;
 
 /// The kernel knows a lock in a map by this name (kernel/bpf/btf.c).
-#[allow(
-    non_camel_case_types,
-    reason = "the kernel looks for exactly this name; not `expect`: repr(C) alone silences the lint in some compilers"
-)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct bpf_spin_lock {
@@ -166,9 +162,8 @@ impl FlowKey {
         hash = (hash ^ hash >> 32 ^ pair(2)).wrapping_mul(ODD);
         hash = (hash ^ hash >> 32 ^ pair(4)).wrapping_mul(ODD);
         hash = (hash ^ hash >> 32 ^ u64::from(words[6])).wrapping_mul(ODD);
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half is the well mixed one")]
-        let folded = (hash >> 32) as u32;
-        folded
+        // The upper half is the well mixed one.
+        (hash >> 32) as u32
     }
 
     pub fn remote_address(&self) -> IpAddr {
@@ -207,6 +202,14 @@ fn is_zero(difference: u64) -> u64 {
 #[inline(always)]
 fn opaque(value: u64) -> u64 {
     core::hint::black_box(value)
+}
+
+/// A place as an index; the mask tells the verifier what the loops below guarantee.
+#[inline(always)]
+const fn index(place: u64) -> usize {
+    #[expect(clippy::cast_possible_truncation, reason = "below WAYS")]
+    let place = place as usize;
+    place & (WAYS - 1)
 }
 
 impl FlowSet {
@@ -249,7 +252,7 @@ impl FlowSet {
             place |= hit.wrapping_neg() & at as u64;
             at += 1;
         }
-        if found == 0 { None } else { Some(place as usize & (WAYS - 1)) }
+        if found == 0 { None } else { Some(index(place)) }
     }
 
     /// Where a new key's entry goes: to a free one, else to the one that is lost most easily. An endpoint that holds its
@@ -285,7 +288,7 @@ impl FlowSet {
             place ^= (place ^ at as u64) & better;
             at += 1;
         }
-        place as usize & (WAYS - 1)
+        index(place)
     }
 
     /// The entry at a place that `find` or `place` named.

@@ -49,7 +49,8 @@ pub(super) fn interpret(kind: Kind, value: &Value) -> Result<Object, Vec<Fault>>
 }
 
 fn pruned(value: &Value, spec: Option<Value>, status: Option<Value>) -> Value {
-    let metadata = value.get("metadata").map(|m| only(m, &["name", "namespace", "uid", "labels"]));
+    let metadata =
+        value.get("metadata").map(|m| only(m, &["name", "namespace", "uid", "labels", "annotations"]));
     let field = |name: &str| value.get(name).cloned();
     let fields = [
         ("apiVersion", field("apiVersion")),
