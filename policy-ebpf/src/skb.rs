@@ -30,8 +30,11 @@ impl<'a> Skb<'a> {
     #[inline(always)]
     pub(crate) fn is_of_this_node(&self) -> bool {
         // SAFETY: as in `ifindex`.
-        let (interface, socket) =
-            unsafe { ((*self.ctx.skb.skb).ingress_ifindex, (*self.ctx.skb.skb).__bindgen_anon_2.sk) };
+        let interface = unsafe { (*self.ctx.skb.skb).ingress_ifindex };
+        // SAFETY: as in `ifindex`.
+        let socket = unsafe { (*self.ctx.skb.skb).__bindgen_anon_2 };
+        // SAFETY: the union's other field is padding.
+        let socket = unsafe { socket.sk };
         interface == 0 && (!socket.is_null() || !self.has_extensions())
     }
 

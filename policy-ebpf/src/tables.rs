@@ -111,15 +111,16 @@ impl Tables for BpfTables {
     fn with_flows<R>(&self, key: &FlowKey, f: impl FnOnce(&mut FlowSet) -> R) -> Option<R> {
         let settings = maps::SETTINGS.get(0)?;
         let set = maps::FLOWS.get_ptr_mut(key.hash(settings.flow_seed) & settings.flow_mask)?;
-        // SAFETY: the verifier has seen the null check and that `lock` is this value's lock; it rejects a program that
-        // calls anything, or returns, before the lock is released. All who write a set hold its lock.
-        unsafe {
-            let lock = (&raw mut (*set).lock).cast::<bpf_spin_lock>();
-            bpf_spin_lock(lock);
-            let result = f(&mut *set);
-            bpf_spin_unlock(lock);
-            Some(result)
-        }
+        // SAFETY: the verifier has seen the null check; map values live until the program returns.
+        let lock = unsafe { &raw mut (*set).lock }.cast::<bpf_spin_lock>();
+        // SAFETY: it is this value's lock. The verifier rejects a program that calls anything, or returns, before the lock
+        // is released.
+        unsafe { bpf_spin_lock(lock) };
+        // SAFETY: all who write a set hold its lock, and `f` leaves the lock alone.
+        let result = f(unsafe { &mut *set });
+        // SAFETY: as above.
+        unsafe { bpf_spin_unlock(lock) };
+        Some(result)
     }
 
     /// By way of global functions: the verifier checks each once, knowing nothing of its arguments, and takes its result
