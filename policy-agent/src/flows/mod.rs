@@ -17,6 +17,8 @@
 //!   are known again from the opener's next packet anyway.
 //! - A pod that closed its listening socket, but not the connections that came of it, looks to sock_diag as if it had opened
 //!   them where the port is one that the kernel hands out by itself (`ip_local_port_range`).
+//! - Of sockets alone, a server on a port that the kernel also hands out (32,768 and above by default) could be a client:
+//!   its connections are left out.
 //! - Sockets don't tell [`Opener::Node`]: a connection masqueraded to the node's address looks the same from the pod. It is
 //!   told as the peer's, which policy judges. The node's own packets pass by their origin whatever is told here.
 //! - A listing is a moment's: what opens or closes meanwhile may be in it or not.
