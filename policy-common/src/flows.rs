@@ -167,7 +167,7 @@ impl FlowKey {
     }
 
     pub fn remote_address(&self) -> IpAddr {
-        if self.family == 4 { self.remote.v4().into() } else { self.remote.addr.into() }
+        self.remote.ip(self.family)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Keys and values of the BPF maps. `bytemuck` proves at compile time that nothing is padded; ports and indices are
 //! in host byte order and addresses are bytes in reading order, so that `bpftool map dump` can be read as it is.
 
+use core::net::IpAddr;
+
 use bytemuck::{Pod, Zeroable};
 
 /// A class that the compiler never hands out: addresses that no rule names, and ports that none names (with the
@@ -60,6 +62,19 @@ impl Addr6 {
     #[inline(always)]
     pub fn words(&self) -> Words {
         bytemuck::cast(*self)
+    }
+
+    /// An address of either family as such keys hold it, with the family's number.
+    pub fn of(address: IpAddr) -> (Self, u8) {
+        match address {
+            IpAddr::V4(v4) => (Self::from_words(&[u32::from_ne_bytes(v4.octets()), 0, 0, 0]), 4),
+            IpAddr::V6(v6) => (Self { addr: v6.octets() }, 6),
+        }
+    }
+
+    /// The address that a key of this family holds.
+    pub fn ip(self, family: u8) -> IpAddr {
+        if family == 4 { self.v4().into() } else { self.addr.into() }
     }
 
     /// The IPv4 address in a key that serves both families.

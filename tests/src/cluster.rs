@@ -7,7 +7,7 @@ use policy_agent::explain::TransportProtocol;
 use policy_agent::model::Protocol;
 use policy_agent::model::{Cluster, ObjectName};
 use policy_agent::plan::LocalEndpoint;
-use policy_agent::source::{Store, read_folder};
+use policy_agent::source::{FolderRead, Store, read_folder, read_text};
 
 /// Writes the cluster as manifests and reads them back through the agent's source.
 pub fn read(cluster: &sluice_oracle::Cluster) -> anyhow::Result<Cluster> {
@@ -15,8 +15,18 @@ pub fn read(cluster: &sluice_oracle::Cluster) -> anyhow::Result<Cluster> {
     for (name, text) in cluster.to_manifests() {
         std::fs::write(folder.path().join(name), text)?;
     }
+    cluster_of(read_folder(folder.path()))
+}
+
+/// Reads manifests that are written in a test.
+pub fn read_manifests(text: &str) -> anyhow::Result<Cluster> {
+    let file = read_text("manifests.yaml", text.as_bytes().to_vec());
+    cluster_of(FolderRead { files: vec![file], problem: None })
+}
+
+fn cluster_of(read: FolderRead) -> anyhow::Result<Cluster> {
     let mut store = Store::default();
-    store.update(read_folder(folder.path()));
+    store.update(read);
     anyhow::ensure!(store.problems().is_empty(), "valid manifests were refused: {:?}", store.problems());
     Ok(store.cluster().clone())
 }

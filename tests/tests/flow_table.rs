@@ -3,14 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail as the test does: by panicking")]
 
+use std::collections::BTreeMap;
+
 use etherparse::PacketBuilder;
 use policy_agent::compile::{Scope, compile};
 use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
 use policy_agent::datapath::enforce;
-use policy_agent::plan::{Capacity, LocalEndpoint, Planner};
-use policy_agent::source::{FolderRead, Store, read_text};
+use policy_agent::plan::{Capacity, Planner};
 use policy_common::flows::{FlowState, WAYS};
 use policy_common::{Arrival, Direction};
+use sluice_tests::cluster::{place, read_manifests};
 use sluice_tests::kernel::{Bpffs, run};
 
 /// Both pods may be called on port 80 and call everybody: their answers, and those to them, need the table.
@@ -102,27 +104,13 @@ impl Table<'_> {
 }
 
 fn with_table(name: &str, test: impl FnOnce(&mut Table<'_>) + Send) {
-    let mut store = Store::default();
-    let file = read_text("world.yaml", WORLD.as_bytes().to_vec());
-    store.update(FolderRead { files: vec![file], problem: None });
-    assert_eq!(store.problems(), []);
-    let compiled = compile(store.cluster(), &Scope::Cluster);
+    let cluster = read_manifests(WORLD).unwrap();
+    let compiled = compile(&cluster, &Scope::Cluster);
     sluice_tests::namespace::with_interfaces(2, |interfaces| {
         let pins = Bpffs::new(name);
         let capacity = Capacity { flow_sets: SETS, ..Capacity::default() };
         let mut kernel = BpfDatapath::load(pins.path(), &capacity, AttachMode::Auto)?;
-        let locals: Vec<LocalEndpoint> = store
-            .cluster()
-            .pods
-            .values()
-            .zip(interfaces)
-            .map(|(pod, ifindex)| LocalEndpoint {
-                pod: pod.id.clone(),
-                ifindex: *ifindex,
-                addresses: pod.addresses.clone(),
-                sources: Vec::new(),
-            })
-            .collect();
+        let locals = place(&cluster, &mut BTreeMap::new(), interfaces);
         enforce(&mut Planner::new(capacity), &mut kernel, &compiled, &locals)?;
         test(&mut Table { kernel: &mut kernel, loud: interfaces[0], quiet: interfaces[1] });
         Ok(())

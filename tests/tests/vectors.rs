@@ -3,15 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail as the test does: by panicking")]
 
+use std::collections::BTreeMap;
+
 use etherparse::{IpNumber, PacketBuilder};
 use policy_agent::compile::{Scope, compile};
 use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
 use policy_agent::datapath::enforce;
 use policy_agent::datapath::memory::Memory;
-use policy_agent::plan::{Capacity, LocalEndpoint, Planner};
-use policy_agent::source::{Store, read_text};
+use policy_agent::plan::{Capacity, Planner};
 use policy_common::parse::Scratch;
 use policy_common::{Arrival, Direction, DropReason, PassReason, Slice, Verdict, decide};
+use sluice_tests::cluster::{place, read_manifests};
 use sluice_tests::kernel::{Bpffs, run};
 use sluice_tests::random::Random;
 
@@ -348,11 +350,8 @@ impl Both<'_> {
 }
 
 fn with_both(name: &str, test: impl FnOnce(&mut Both<'_>) -> anyhow::Result<()> + Send) {
-    let mut store = Store::default();
-    let file = read_text("world.yaml", WORLD.as_bytes().to_vec());
-    store.update(policy_agent::source::FolderRead { files: vec![file], problem: None });
-    assert_eq!(store.problems(), []);
-    let compiled = compile(store.cluster(), &Scope::Cluster);
+    let cluster = read_manifests(WORLD).unwrap();
+    let compiled = compile(&cluster, &Scope::Cluster);
     sluice_tests::namespace::with_interfaces(1, |interfaces| {
         let pins = Bpffs::new(name);
         let capacity = Capacity {
@@ -366,13 +365,7 @@ fn with_both(name: &str, test: impl FnOnce(&mut Both<'_>) -> anyhow::Result<()> 
         };
         let mut kernel = BpfDatapath::load(pins.path(), &capacity, AttachMode::Auto)?;
         let mut memory = Memory::new(&capacity);
-        let pod = store.cluster().pods.values().next().unwrap();
-        let local = [LocalEndpoint {
-            pod: pod.id.clone(),
-            ifindex: interfaces[0],
-            addresses: pod.addresses.clone(),
-            sources: pod.sources.clone(),
-        }];
+        let local = place(&cluster, &mut BTreeMap::new(), interfaces);
         enforce(&mut Planner::new(capacity), &mut kernel, &compiled, &local)?;
         enforce(&mut Planner::new(capacity), &mut memory, &compiled, &local)?;
         test(&mut Both { kernel: &mut kernel, memory, ifindex: interfaces[0] })

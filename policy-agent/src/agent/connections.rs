@@ -2,7 +2,7 @@
 //! lost their permission.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use policy_common::Direction;
@@ -10,13 +10,12 @@ use policy_common::flows::{FlowEntry, FlowKey, FlowSeed, FlowState, Opener, Trac
 use policy_common::maps::Addr6;
 use policy_common::parse::protocol;
 
-use super::status::FlowStatus;
 use crate::compile::Compiled;
 use crate::datapath::bpf::{BpfDatapath, BpfError};
 use crate::datapath::{Datapath as _, unwatch};
 use crate::endpoints::Scan;
 use crate::flows::{KnownFlow, Phase, PodNamespace, Tracking, known_flows};
-use crate::model::{ObjectName, Protocol};
+use crate::model::Protocol;
 use crate::plan::{LocalEndpoint, Op, Planner};
 
 /// How long after a change the flow table is looked through: changes come in bursts.
@@ -170,73 +169,8 @@ fn lacks_permission(planner: &Planner, flow: &FlowEntry) -> bool {
         && planner.allows(key.ifindex, direction, key.remote_address(), protocol, port) == Some(false)
 }
 
-/// Entries of the flow table as `policy-agent flows` shows them, in order.
-pub(super) fn flows_in_words(
-    flows: &[FlowEntry],
-    now: u32,
-    interfaces: &BTreeMap<u32, (ObjectName, String)>,
-) -> Vec<FlowStatus> {
-    let mut all: Vec<FlowStatus> = flows.iter().map(|flow| in_words(flow, now, interfaces)).collect();
-    all.sort_unstable();
-    all
-}
-
-fn in_words(flow: &FlowEntry, now: u32, interfaces: &BTreeMap<u32, (ObjectName, String)>) -> FlowStatus {
-    let key = &flow.key;
-    let pod = match interfaces.get(&key.ifindex) {
-        Some((pod, _)) => pod.to_string(),
-        None => format!("interface {}", key.ifindex),
-    };
-    let fragments = key.tracked != Tracked::Flow as u8;
-    let protocol = match key.protocol {
-        _ if fragments => "fragments".to_owned(),
-        protocol::TCP => "TCP".to_owned(),
-        protocol::UDP => "UDP".to_owned(),
-        protocol::SCTP => "SCTP".to_owned(),
-        protocol::ICMP | protocol::ICMPV6 => "ICMP".to_owned(),
-        other => other.to_string(),
-    };
-    let opener = match flow.opener {
-        Opener::Nobody => "",
-        Opener::Pod => "pod",
-        Opener::Peer => "peer",
-        Opener::Node => "node",
-    };
-    let state = match flow.state {
-        FlowState::Free => "free",
-        FlowState::Opening => "opening",
-        FlowState::Answered => "answered",
-        FlowState::Established => "established",
-        FlowState::Closing => "closing",
-        FlowState::Closed => "closed",
-    };
-    let with_port = matches!(key.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) && !fragments;
-    let remote = key.remote_address();
-    FlowStatus {
-        pod,
-        protocol,
-        local_port: key.local_port,
-        remote: if with_port {
-            SocketAddr::new(remote, key.remote_port).to_string()
-        } else {
-            remote.to_string()
-        },
-        opener: opener.to_owned(),
-        state: state.to_owned(),
-        seen_seconds: now.saturating_sub(flow.seen),
-        left_seconds: flow.until.saturating_sub(now),
-    }
-}
-
 fn seed(flow: &KnownFlow, ifindex: u32) -> FlowSeed {
-    let (remote, family) = match flow.remote.ip() {
-        IpAddr::V4(v4) => {
-            let mut addr = [0; 16];
-            addr[..4].copy_from_slice(&v4.octets());
-            (Addr6 { addr }, 4)
-        }
-        IpAddr::V6(v6) => (Addr6 { addr: v6.octets() }, 6),
-    };
+    let (remote, family) = Addr6::of(flow.remote.ip());
     let icmp = matches!(flow.protocol, protocol::ICMP | protocol::ICMPV6);
     let state = match flow.state {
         Phase::Opening => FlowState::Opening,

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use policy_common::maps::Event;
 
-use super::connections::{Connections, flows_in_words};
+use super::connections::Connections;
 use super::drops::{Drops, describe};
+use super::flow_words::flows_in_words;
 use super::place::{Found, Leave, Places, addresses};
 use super::status::{EndpointState, EndpointStatus, FlowStatus, Status};
 use super::{FAILED_RETRY, Options, WAITING_RETRY};

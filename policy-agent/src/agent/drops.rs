@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use policy_common::maps::{Addr6, Event};
+use policy_common::parse::protocol;
 use policy_common::{Direction, DropReason};
 
 use crate::model::ObjectName;
@@ -18,12 +19,9 @@ pub(super) fn describe(event: &Event, interfaces: &BTreeMap<u32, (ObjectName, St
         Some((pod, interface)) => format!("{pod} ({interface})"),
         None => format!("interface {}", event.ifindex),
     };
-    let protocol = match event.protocol {
-        6 => "TCP".to_owned(),
-        17 => "UDP".to_owned(),
-        132 => "SCTP".to_owned(),
-        1 | 58 => "ICMP".to_owned(),
-        other => format!("protocol {other}"),
+    let protocol = match protocol_name(event.protocol) {
+        Some(name) => name.to_owned(),
+        None => format!("protocol {}", event.protocol),
     };
     let end = |address: Addr6, port: u16| match event.family {
         4 => format!("{}:{port}", IpAddr::from(address.v4())),
@@ -37,6 +35,17 @@ pub(super) fn describe(event: &Event, interfaces: &BTreeMap<u32, (ObjectName, St
         end(event.dst, event.dst_port),
         event.length
     )
+}
+
+/// What users call a protocol that policies or flows tell apart.
+pub(super) const fn protocol_name(number: u8) -> Option<&'static str> {
+    match number {
+        protocol::TCP => Some("TCP"),
+        protocol::UDP => Some("UDP"),
+        protocol::SCTP => Some("SCTP"),
+        protocol::ICMP | protocol::ICMPV6 => Some("ICMP"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod connections;
 mod control;
 mod core;
 mod drops;
+mod flow_words;
 mod place;
 mod status;
 

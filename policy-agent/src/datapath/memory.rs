@@ -192,10 +192,7 @@ impl Tables for Memory {
 
     fn is_extra_source(&self, source: &SourceKey) -> bool {
         let ifindex = u32::from_be_bytes(source.ifindex);
-        let address = match source.family {
-            [4, ..] => IpAddr::from(source.address.v4()),
-            _ => IpAddr::from(source.address.addr),
-        };
+        let address = source.address.ip(source.family[0]);
         let after = self.sources.range((ifindex, IpNet::from(IpAddr::from([0; 4])))..);
         after.take_while(|(at, _)| *at == ifindex).any(|(_, net)| net.contains(&address))
     }

@@ -35,12 +35,7 @@ pub fn unwatch<D: Datapath>(
     keep: &BTreeSet<u32>,
 ) -> Result<(), WriteError> {
     let ops = planner.unwatch(keep);
-    for (index, op) in ops.iter().enumerate() {
-        if let Err(error) = datapath.apply(op) {
-            planner.failed(index);
-            return Err(error);
-        }
-    }
+    write(planner, datapath, &ops)?;
     planner.unwatched();
     Ok(())
 }
@@ -54,17 +49,18 @@ pub fn enforce<D: Datapath>(
     endpoints: &[LocalEndpoint],
 ) -> Result<usize, EnforceError> {
     let ops = planner.plan(compiled, endpoints)?;
-    apply(planner, datapath, &ops)?;
+    write(planner, datapath, &ops)?;
+    planner.applied();
     Ok(ops.len())
 }
 
-fn apply<D: Datapath>(planner: &mut Planner, datapath: &mut D, ops: &[Op]) -> Result<(), WriteError> {
+/// Applies the operations in order, and tells the planner of the first that failed.
+fn write<D: Datapath>(planner: &mut Planner, datapath: &mut D, ops: &[Op]) -> Result<(), WriteError> {
     for (index, op) in ops.iter().enumerate() {
         if let Err(error) = datapath.apply(op) {
             planner.failed(index);
             return Err(error);
         }
     }
-    planner.applied();
     Ok(())
 }

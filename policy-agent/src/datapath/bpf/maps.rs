@@ -204,17 +204,7 @@ impl Maps {
     }
 
     fn write_source(&mut self, ifindex: u32, net: IpNet, allowed: bool) -> Result<(), MapError> {
-        let mut address = Addr6::ZERO;
-        let family = match net.network() {
-            IpAddr::V4(v4) => {
-                address.addr[..4].copy_from_slice(&v4.octets());
-                4
-            }
-            IpAddr::V6(v6) => {
-                address.addr = v6.octets();
-                6
-            }
-        };
+        let (address, family) = Addr6::of(net.network());
         let source = SourceKey { ifindex: ifindex.to_be_bytes(), family: [family, 0, 0, 0], address };
         let key = Key::new(
             SOURCE_KEY_BITS + u32::from(net.prefix_len()),
