@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy_common::Direction;
 
-use crate::model::{Cluster, ObjectName, Pod, Protocol};
+use crate::model::{Cluster, ObjectName, Owner, Pod, Protocol};
 
 pub use peers::{PeerAtom, PeerGroup, Term};
 pub use ports::{PortInterval, PortSet, partition};
@@ -41,7 +41,7 @@ impl Scope {
     pub fn is_endpoint(&self, pod: &Pod) -> bool {
         let here = match self {
             Self::Cluster | Self::Node { name: None, .. } => true,
-            Self::Node { name, .. } => pod.node == *name,
+            Self::Node { name, .. } => pod.node.as_deref() == name.as_deref(),
         };
         here && pod.is_selectable() && !pod.addresses.is_empty()
     }
@@ -103,11 +103,11 @@ pub fn compile(cluster: &Cluster, scope: &Scope) -> Compiled {
     let mut endpoints: BTreeMap<ObjectName, EndpointPolicy> = cluster
         .pods
         .values()
-        .filter(|pod| scope.is_endpoint(pod))
+        .filter(|pod| scope.is_endpoint(pod) && !is_replaced(cluster, pod))
         .map(|pod| {
-            let conflict = pod.addresses.iter().any(|a| conflicts.contains_key(a));
+            let conflict = pod.addresses.iter().any(|a| conflicts.contains(a));
             let own_node = match scope {
-                Scope::Cluster => pod.node.clone(),
+                Scope::Cluster => pod.node.as_deref().map(str::to_owned),
                 Scope::Node { name, .. } => Some(name.clone().unwrap_or_default()),
             };
             let policy = if conflict { rules.closed() } else { rules.endpoint(pod, own_node) };
@@ -118,7 +118,7 @@ pub fn compile(cluster: &Cluster, scope: &Scope) -> Compiled {
         endpoints.entry(name.clone()).or_insert_with(|| rules.closed());
     }
     let rules::Output { groups, mut port_sets, sets, named_ports } = rules.finish();
-    let classes = peers::classify(cluster, scope, &groups, &named_ports, &conflicts);
+    let classes = peers::classify(cluster, scope, &groups, &named_ports);
     for term in classes.signatures.iter().flatten() {
         if let Term::Named { protocol, port, .. } = term {
             port_sets.intern(PortSet::single(*protocol, *port));
@@ -135,16 +135,16 @@ pub fn compile(cluster: &Cluster, scope: &Scope) -> Compiled {
     }
 }
 
-/// Addresses that more than one live pod claims: nobody's, and their pods are closed.
-pub fn address_conflicts(cluster: &Cluster) -> BTreeMap<IpAddr, BTreeSet<ObjectName>> {
-    let mut owners: BTreeMap<IpAddr, BTreeSet<ObjectName>> = BTreeMap::new();
-    for pod in cluster.pods.values().filter(|p| p.is_selectable()) {
-        for address in &pod.addresses {
-            owners.entry(*address).or_default().insert(pod.id.clone());
-        }
-    }
-    owners.retain(|_, pods| pods.len() > 1);
-    owners
+/// Addresses that several live pods claim and nothing tells whose they are: nobody's, and their pods are closed.
+pub fn address_conflicts(cluster: &Cluster) -> BTreeSet<IpAddr> {
+    let contested = |address: &IpAddr| cluster.pods.owner(*address) == Owner::Contested;
+    cluster.pods.shared_addresses().filter(contested).collect()
+}
+
+/// Whether another pod has taken over one of its addresses.
+fn is_replaced(cluster: &Cluster, pod: &Pod) -> bool {
+    let other = |address: &IpAddr| matches!(cluster.pods.owner(*address), Owner::Pod(owner) if owner.id != pod.id);
+    pod.addresses.iter().any(other)
 }
 
 impl Compiled {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::interner::Interner;
 use super::prefixes::Prefixes;
 use super::{Scope, SignatureId};
-use crate::model::{Cluster, NamespaceMatch, ObjectName, Peer, Pod, Protocol, Selector};
+use crate::model::{Cluster, NamespaceMatch, Owner, Peer, Pod, Protocol, Selector};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PeerAtom {
@@ -40,7 +40,6 @@ pub(super) fn classify(
     scope: &Scope,
     groups: &Interner<PeerGroup>,
     named_ports: &BTreeSet<(Protocol, String)>,
-    conflicts: &BTreeMap<IpAddr, BTreeSet<ObjectName>>,
 ) -> Classes {
     let atoms = || (0_u32..).zip(groups.items()).flat_map(|(id, group)| group.iter().map(move |a| (id, a)));
     let blocks = Prefixes::new(atoms().filter_map(|(id, atom)| match atom {
@@ -52,13 +51,12 @@ pub(super) fn classify(
     signatures.intern(BTreeSet::new());
 
     let mut terms: BTreeMap<IpAddr, BTreeSet<Term>> = BTreeMap::new();
-    for pod in cluster.pods.values().filter(|p| p.is_selectable()) {
-        for address in &pod.addresses {
-            let entry = terms.entry(*address).or_default();
-            if !conflicts.contains_key(address) {
-                entry.extend(pods.of(pod));
-            }
-        }
+    for address in cluster.pods.addresses() {
+        let of_owner = match cluster.pods.owner(address) {
+            Owner::Pod(pod) => pods.of(pod),
+            Owner::Nobody | Owner::Contested => BTreeSet::new(),
+        };
+        terms.insert(address, of_owner);
     }
     for (id, atom) in atoms() {
         if let PeerAtom::OwnNode(name) = atom {

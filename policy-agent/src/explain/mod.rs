@@ -8,6 +8,7 @@ mod query;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use policy_common::parse::Scratch;
 use policy_common::{Arrival, Direction, DropReason, PassReason, Slice, Verdict, decide};
@@ -19,7 +20,7 @@ pub use query::{PortSpec, QueryError, Source, parse_batch_line};
 use crate::compile::{Compiled, Scope, compile};
 use crate::datapath::memory::Memory;
 use crate::datapath::{EnforceError, enforce};
-use crate::model::{Cluster, ObjectName, Pod};
+use crate::model::{Cluster, ObjectName, Owner, Pod};
 use crate::plan::{Capacity, LocalEndpoint, Planner};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +55,6 @@ pub struct Explainer {
     compiled: Compiled,
     tables: Memory,
     endpoints: BTreeMap<ObjectName, u32>,
-    owners: BTreeMap<IpAddr, ObjectName>,
 }
 
 impl Explainer {
@@ -62,7 +62,6 @@ impl Explainer {
         let compiled = compile(&cluster, &Scope::Cluster);
         let mut locals = Vec::new();
         let mut endpoints = BTreeMap::new();
-        let mut owners = BTreeMap::new();
         for (ifindex, name) in (1_u32..).zip(compiled.endpoints.keys()) {
             let Some(pod) = cluster.pods.get(name) else { continue };
             locals.push(LocalEndpoint {
@@ -72,12 +71,11 @@ impl Explainer {
                 sources: pod.sources.clone(),
             });
             endpoints.insert(name.clone(), ifindex);
-            owners.extend(pod.addresses.iter().map(|address| (*address, name.clone())));
         }
         let capacity = capacity_for(&compiled);
         let mut tables = Memory::new(&capacity);
         enforce(&mut Planner::new(capacity), &mut tables, &compiled, &locals)?;
-        Ok(Self { cluster, compiled, tables, endpoints, owners })
+        Ok(Self { cluster, compiled, tables, endpoints })
     }
 
     pub fn explain(&self, from: &Source, to: &Source, port: PortSpec) -> Result<Explanation, QueryError> {
@@ -93,7 +91,12 @@ impl Explainer {
     }
 
     fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
-        self.cluster.pods.get(self.owners.get(&address)?)
+        match self.cluster.pods.owner(address) {
+            Owner::Pod(pod) => Some(pod),
+            // All of them are closed.
+            Owner::Contested => self.cluster.pods.claimants(address).last().map(Arc::as_ref),
+            Owner::Nobody => None,
+        }
     }
 
     fn side(&self, direction: Direction, ends: &query::Ends, protocol: TransportProtocol) -> Side {
@@ -113,7 +116,7 @@ impl Explainer {
             return allowed(format!("{} reaches itself, whatever the policies say", pod.id));
         }
         let from_node =
-            direction == Direction::Ingress && ends.from_node.is_some() && ends.from_node == pod.node;
+            direction == Direction::Ingress && ends.from_node.is_some() && ends.from_node.as_deref() == pod.node.as_deref();
         let arrival = Arrival { ifindex, direction, from_node };
         let bytes = frame(ends.from, ends.to, protocol);
         // Each question stands for a new connection.
@@ -217,7 +220,7 @@ impl Explainer {
     }
 
     fn describe(&self, address: IpAddr) -> String {
-        self.owners.get(&address).map_or_else(|| address.to_string(), |pod| format!("{pod} ({address})"))
+        self.pod_at(address).map_or_else(|| address.to_string(), |pod| format!("{} ({address})", pod.id))
     }
 }
 

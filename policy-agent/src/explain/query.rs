@@ -152,7 +152,8 @@ pub(super) fn resolve(cluster: &Cluster, from: &Source, to: &Source) -> Result<E
         .ok_or_else(|| QueryError::NoCommonFamily(from.to_string(), to.to_string()))?;
     let from_node = match from {
         Source::Pod(name) => {
-            cluster.pods.get(name).filter(|pod| pod.host_network).and_then(|pod| pod.node.clone())
+            let pod = cluster.pods.get(name).filter(|pod| pod.host_network);
+            pod.and_then(|pod| pod.node.as_deref()).map(str::to_owned)
         }
         Source::Node(name) => Some(name.clone()),
         Source::Address(_) => None,

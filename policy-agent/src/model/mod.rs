@@ -1,5 +1,8 @@
 //! The cluster as Sluice sees it: validated, plain data. Sources fill it, the compiler reads it.
 
+mod changes;
+mod pod;
+mod pods;
 mod policy;
 mod selector;
 
@@ -7,8 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
+pub use changes::{Changes, Tracked};
+pub use pod::{ContainerPort, Pod};
+pub use pods::{Owner, Pods};
 pub use policy::{Block, NamespaceMatch, Peer, Policy, PortMatch, Rule};
 pub use selector::{Requirement, Selector};
 
@@ -70,48 +74,13 @@ impl Protocol {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerPort {
-    pub name: Option<String>,
-    pub protocol: Protocol,
-    pub port: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pod {
-    pub id: ObjectName,
-    pub uid: String,
-    pub labels: Labels,
-    pub node: Option<String>,
-    /// At most one of each family, as the API validates.
-    pub addresses: Vec<IpAddr>,
-    pub host_network: bool,
-    /// Succeeded or Failed: its addresses are no longer its own (SEMANTICS row 44).
-    pub finished: bool,
-    pub ports: Vec<ContainerPort>,
-    /// What it may send from beside its own addresses: for pods that route.
-    pub sources: Vec<IpNet>,
-}
-
-impl Pod {
-    /// Whether policies can select it, as subject or as peer (SEMANTICS rows 11, 41, 43, 44).
-    pub const fn is_selectable(&self) -> bool {
-        !self.host_network && !self.finished
-    }
-
-    /// The number behind a container port's name (SEMANTICS rows 24, 27).
-    pub fn named_port(&self, protocol: Protocol, name: &str) -> Option<u16> {
-        self.ports.iter().find(|p| p.protocol == protocol && p.name.as_deref() == Some(name)).map(|p| p.port)
-    }
-}
-
 /// Everything that was read. Keys are names, so that iteration and with it the compiler's output are deterministic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     pub namespaces: BTreeMap<String, Labels>,
     /// Addresses of the nodes.
     pub nodes: BTreeMap<String, Vec<IpAddr>>,
-    pub pods: BTreeMap<ObjectName, Pod>,
+    pub pods: Pods,
     pub policies: BTreeMap<ObjectName, Policy>,
     /// Pods that could not be read, with the addresses by which their interfaces are found: closed, and no peers.
     pub broken_pods: BTreeMap<ObjectName, Vec<IpAddr>>,

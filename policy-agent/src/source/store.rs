@@ -215,7 +215,7 @@ fn assemble(entries: &Entries) -> Cluster {
                 cluster.nodes.insert(key.id.name.clone(), addresses.clone());
             }
             Standing::Good(Object::Pod(pod)) => {
-                cluster.pods.insert(pod.id.clone(), pod.clone());
+                cluster.pods.insert(pod.clone());
             }
             Standing::Good(Object::Policy(policy)) => {
                 cluster.policies.insert(policy.id.clone(), policy.clone());

@@ -23,12 +23,14 @@ pub fn pod(typed: &core::Pod) -> Result<Pod, Vec<Fault>> {
     let pod = Pod {
         id,
         uid: typed.metadata.uid.clone().unwrap_or_default(),
-        labels,
-        node: spec.and_then(|s| s.node_name.clone()).filter(|name| !name.is_empty()),
+        labels: labels.into(),
+        node: spec.and_then(|s| s.node_name.as_deref()).filter(|name| !name.is_empty()).map(Into::into),
         addresses,
         host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
         finished: is_finished(typed),
-        ports: spec.map(|s| ports(s, &mut faults)).unwrap_or_default(),
+        terminating: typed.metadata.deletion_timestamp.is_some(),
+        created: typed.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        ports: spec.map(|s| ports(s, &mut faults)).unwrap_or_default().into(),
         sources: sources(typed, &mut faults),
     };
     faults.result(pod)

@@ -95,7 +95,7 @@ fn a_broken_document_spoils_no_other() {
     let text = format!("{}---\na: [\n---\n{}", pod_text("p", "10.0.0.1"), pod_text("q", "10.0.0.2"));
     let mut store = Store::default();
     update(&mut store, &[("a.yaml", &text)]);
-    assert_eq!(store.cluster().pods.keys().cloned().collect::<Vec<_>>(), [dev("p"), dev("q")]);
+    assert_eq!(store.cluster().pods.names().cloned().collect::<Vec<_>>(), [dev("p"), dev("q")]);
     assert_eq!(store.problems().len(), 1);
     assert_eq!(store.problems()[0].source, "a.yaml#2");
 }
@@ -114,7 +114,7 @@ fn texts_of_every_make() {
         let mut store = Store::default();
         update(&mut store, &[(name, &text)]);
         assert_eq!(store.problems(), [], "{text:?}");
-        assert!(store.cluster().pods.contains_key(&dev("p")), "{text:?}");
+        assert!(store.cluster().pods.contains(&dev("p")), "{text:?}");
     }
     let mut store = Store::default();
     store.update(FolderRead { files: vec![read_text("a.yaml", vec![b'a', 0xff])], problem: None });

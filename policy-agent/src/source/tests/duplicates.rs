@@ -103,7 +103,7 @@ fn who_has_an_address_keeps_it() {
     let ended = q.replace("podIPs", "phase: Succeeded, podIPs");
     update(&mut store, &[("a.yaml", &p), ("b.yaml", &ended)]);
     assert_eq!((broken_pods(&store), store.problems()), (vec![], &[][..]));
-    assert!(store.cluster().pods[&dev("p")].is_selectable());
+    assert!(store.cluster().pods.get(&dev("p")).unwrap().is_selectable());
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn a_mounted_configmap() {
     symlink("..data/p.yaml", at("p.yaml")).expect("a link");
     let mut store = Store::default();
     store.update(read_folder(dir.path()));
-    assert!(store.cluster().pods.contains_key(&dev("p")));
+    assert!(store.cluster().pods.contains(&dev("p")));
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn what_cannot_be_read_is_told_and_keeps_its_objects() {
     symlink("nowhere", at("a.yaml")).expect("a link");
     store.update(read_folder(dir.path()));
     assert_eq!(texts(store.problems()), ["a.yaml: can't be read: No such file or directory (os error 2)"]);
-    assert!(store.cluster().pods.contains_key(&dev("p")));
+    assert!(store.cluster().pods.contains(&dev("p")));
 
     let missing = at("missing");
     store.update(read_folder(&missing));
@@ -58,7 +58,7 @@ fn what_cannot_be_read_is_told_and_keeps_its_objects() {
         first,
         format!("{}: the folder can't be read: No such file or directory (os error 2)", missing.display())
     );
-    assert!(store.cluster().pods.contains_key(&dev("p")));
+    assert!(store.cluster().pods.contains(&dev("p")));
 
     fs::remove_file(at("a.yaml")).expect("removed");
     store.update(read_folder(dir.path()));

@@ -190,7 +190,7 @@ status:
   podIP: 10.0.0.9
   podIPs: [{ip: 10.0.0.9}, {ip: '2001:DB8::9'}]
 "#;
-    let pod = cluster(text).pods.into_values().next().expect("one pod");
+    let pod = cluster(text).pods.values().next().expect("one pod").as_ref().clone();
     assert_eq!(pod.id, ObjectName::new("default", "web-0.a"));
     assert_eq!((pod.uid.as_str(), pod.node.as_deref()), ("0e6a", Some("n1")));
     assert_eq!(
@@ -206,14 +206,14 @@ status:
         port(None, Protocol::Tcp, 54),
         port(Some("metrics"), Protocol::Tcp, 9090),
     ];
-    assert_eq!(pod.ports, expected);
+    assert_eq!(*pod.ports, expected);
 }
 
 #[test]
 fn pods_that_are_no_endpoints() {
     let pod = |text: &str| {
         let text = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, {text}}}");
-        cluster(&text).pods.into_values().next().expect("one pod")
+        cluster(&text).pods.values().next().expect("one pod").as_ref().clone()
     };
     assert!(pod("status: {phase: Succeeded, podIP: 10.0.0.1}").finished);
     assert!(pod("status: {phase: Failed}").finished);

@@ -133,8 +133,8 @@ fn a_broken_file_keeps_all_that_was_in_it() {
     // Another file's objects may go meanwhile, and this one's change where they can be read.
     let text = format!("{}---\n[", pod_text("p", "10.0.0.3"));
     update(&mut store, &[("a.yaml", &text)]);
-    assert_eq!(store.cluster().pods.keys().cloned().collect::<Vec<_>>(), [dev("p")]);
-    assert_eq!(store.cluster().pods[&dev("p")].addresses, [ip("10.0.0.3")]);
+    assert_eq!(store.cluster().pods.names().cloned().collect::<Vec<_>>(), [dev("p")]);
+    assert_eq!(store.cluster().pods.get(&dev("p")).unwrap().addresses, [ip("10.0.0.3")]);
     assert_eq!(store.cluster().policies, before.policies);
     update(&mut store, &[("a.yaml", "")]);
     assert_eq!(store.cluster(), &Cluster::default());
@@ -183,7 +183,7 @@ fn a_broken_pod_keeps_its_last_good_version_while_that_lives() {
     let mut store = Store::default();
     update(&mut store, &[("a.yaml", &pod_text("p", "10.0.0.1"))]);
     update(&mut store, &[("a.yaml", &broken)]);
-    assert_eq!(store.cluster().pods[&dev("p")].addresses, [ip("10.0.0.1")]);
+    assert_eq!(store.cluster().pods.get(&dev("p")).unwrap().addresses, [ip("10.0.0.1")]);
     assert_eq!(super::broken_pods(&store), []);
 
     let finished = pod_text("p", "10.0.0.1").replace("podIPs", "phase: Failed, podIPs");

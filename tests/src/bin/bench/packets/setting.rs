@@ -87,21 +87,23 @@ pub(crate) fn fill(
     let pod = |name: String, addresses: Vec<IpAddr>, app: &str| Pod {
         id: ObjectName::new("bench", name),
         uid: String::new(),
-        labels: [("app".to_owned(), app.to_owned())].into(),
-        node: Some("bench".to_owned()),
+        labels: std::sync::Arc::new([("app".to_owned(), app.to_owned())].into()),
+        node: Some("bench".into()),
         addresses,
         host_network: false,
         finished: false,
+        terminating: false,
+        created: 0,
         sources: Vec::new(),
-        ports: Vec::new(),
+        ports: [].into(),
     };
     let subject = pod("subject".to_owned(), vec![POD4.into(), POD6.into()], "subject");
-    cluster.pods.insert(subject.id.clone(), subject.clone());
+    cluster.pods.insert(subject.clone());
     let peers = match remotes {
         Remotes::Pods => {
             for n in 0..count {
                 let peer = pod(format!("peer-{n}"), vec![remotes.address(family, n)], "peer");
-                cluster.pods.insert(peer.id.clone(), peer);
+                cluster.pods.insert(peer);
             }
             let app = Requirement::In { key: "app".to_owned(), values: ["peer".to_owned()].into() };
             vec![Peer::Pods {

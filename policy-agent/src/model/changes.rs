@@ -1,0 +1,137 @@
+//! A cluster that remembers what has changed in it, so that the stages behind need not look at everything.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Cluster, Labels, ObjectName, Pod, Policy};
+
+/// What may differ from the cluster that was compiled last. More may be named than has changed, never less.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Nothing is known of what has changed.
+    pub everything: bool,
+    /// Pods that came, changed or went, broken ones too.
+    pub pods: BTreeSet<ObjectName>,
+    /// Addresses that those pods claim, or claimed before.
+    pub addresses: BTreeSet<IpAddr>,
+    pub namespaces: BTreeSet<String>,
+    pub policies: BTreeSet<ObjectName>,
+    pub nodes: BTreeSet<String>,
+}
+
+impl Changes {
+    pub fn everything() -> Self {
+        Self { everything: true, ..Self::default() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Every change goes through here; what is already so is no change.
+#[derive(Clone, Debug, Default)]
+pub struct Tracked {
+    cluster: Cluster,
+    changes: Changes,
+}
+
+impl Tracked {
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    pub const fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Another cluster stands in for this one.
+    pub fn replace(&mut self, cluster: Cluster) {
+        if cluster != self.cluster {
+            self.cluster = cluster;
+            self.changes = Changes::everything();
+        }
+    }
+
+    /// A whole pod; one that was broken is so no longer.
+    pub fn insert_pod(&mut self, pod: Pod) {
+        let mended = self.cluster.broken_pods.remove(&pod.id).is_some();
+        if self.cluster.pods.get(&pod.id).is_some_and(|old| **old == pod) {
+            if mended {
+                self.changes.pods.insert(pod.id);
+            }
+            return;
+        }
+        self.changes.pods.insert(pod.id.clone());
+        self.changes.addresses.extend(&pod.addresses);
+        if let Some(old) = self.cluster.pods.insert(pod) {
+            self.changes.addresses.extend(&old.addresses);
+        }
+    }
+
+    /// A pod that cannot be read, whole or not before: closed behind the interface that bears these addresses.
+    pub fn insert_broken_pod(&mut self, name: ObjectName, addresses: Vec<IpAddr>) {
+        self.forget_pod(&name);
+        if self.cluster.broken_pods.get(&name) != Some(&addresses) {
+            self.changes.pods.insert(name.clone());
+            self.cluster.broken_pods.insert(name, addresses);
+        }
+    }
+
+    pub fn remove_pod(&mut self, name: &ObjectName) {
+        self.forget_pod(name);
+        if self.cluster.broken_pods.remove(name).is_some() {
+            self.changes.pods.insert(name.clone());
+        }
+    }
+
+    fn forget_pod(&mut self, name: &ObjectName) {
+        if let Some(old) = self.cluster.pods.remove(name) {
+            self.changes.pods.insert(name.clone());
+            self.changes.addresses.extend(&old.addresses);
+        }
+    }
+
+    pub fn insert_namespace(&mut self, name: String, labels: Labels) {
+        if self.cluster.namespaces.get(&name) != Some(&labels) {
+            self.changes.namespaces.insert(name.clone());
+            self.cluster.namespaces.insert(name, labels);
+        }
+    }
+
+    pub fn remove_namespace(&mut self, name: &str) {
+        if self.cluster.namespaces.remove(name).is_some() {
+            self.changes.namespaces.insert(name.to_owned());
+        }
+    }
+
+    pub fn insert_policy(&mut self, policy: Policy) {
+        if self.cluster.policies.get(&policy.id) != Some(&policy) {
+            self.changes.policies.insert(policy.id.clone());
+            self.cluster.policies.insert(policy.id.clone(), policy);
+        }
+    }
+
+    pub fn remove_policy(&mut self, name: &ObjectName) {
+        if self.cluster.policies.remove(name).is_some() {
+            self.changes.policies.insert(name.clone());
+        }
+    }
+
+    pub fn insert_node(&mut self, name: String, addresses: Vec<IpAddr>) {
+        if self.cluster.nodes.get(&name) != Some(&addresses) {
+            self.changes.nodes.insert(name.clone());
+            self.cluster.nodes.insert(name, addresses);
+        }
+    }
+
+    pub fn remove_node(&mut self, name: &str) {
+        if self.cluster.nodes.remove(name).is_some() {
+            self.changes.nodes.insert(name.to_owned());
+        }
+    }
+}
