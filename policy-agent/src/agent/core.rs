@@ -323,6 +323,10 @@ impl Core {
         for (name, found) in &self.found {
             let Some(interface) = found.interface() else { continue };
             self.interfaces.insert(interface.ifindex, (name.clone(), interface.name.clone()));
+            let uid = self.input.cluster().pods.get(name).map(|pod| pod.uid.as_str());
+            if self.places.has_changed_hands(interface.ifindex, name, uid) {
+                self.datapath.doubt(interface.ifindex);
+            }
             let before = self.datapath.attached().get(&interface.ifindex).cloned();
             if let Err(error) = self.datapath.attach(interface.ifindex, &interface.name) {
                 self.errors.interfaces.push(format!("pod {name}: {error}"));

@@ -42,8 +42,8 @@ pub(super) enum Leave {
 pub(super) struct Places {
     /// With the UID of the pod: the next one of the same name has an interface of its own.
     known: BTreeMap<ObjectName, (String, Interface)>,
-    /// Interfaces that were some pod's in this agent's time.
-    owned: BTreeMap<u32, ObjectName>,
+    /// Interfaces that were some pod's in this agent's time, with its name and UID.
+    owned: BTreeMap<u32, (ObjectName, String)>,
 }
 
 impl Places {
@@ -116,6 +116,14 @@ impl Places {
         }
     }
 
+    /// Whether an interface was another pod's before: names and indexes come again, and what hung on the one before went
+    /// with it.
+    pub(super) fn has_changed_hands(&self, ifindex: u32, pod: &ObjectName, uid: Option<&str>) -> bool {
+        self.owned
+            .get(&ifindex)
+            .is_some_and(|(name, known)| name != pod || uid.is_some_and(|uid| uid != known))
+    }
+
     pub(super) fn leave(
         &self,
         ifindex: u32,
@@ -141,8 +149,8 @@ impl Places {
                 let uid = cluster.pods.get(name).map(|pod| pod.uid.clone());
                 // One that cannot be read any more is still the one that it was.
                 let uid = uid.or_else(|| before.get(name).map(|(uid, _)| uid.clone())).unwrap_or_default();
+                self.owned.insert(interface.ifindex, (name.clone(), uid.clone()));
                 self.known.insert(name.clone(), (uid, interface.clone()));
-                self.owned.insert(interface.ifindex, name.clone());
             }
         }
         self.owned.retain(|ifindex, _| self.known.values().any(|(_, i)| i.ifindex == *ifindex));
