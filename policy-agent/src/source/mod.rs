@@ -13,6 +13,7 @@ mod json;
 mod object;
 mod read;
 mod settle;
+mod slim;
 mod sort;
 mod stamp;
 mod store;
