@@ -5,6 +5,7 @@
 
 mod addresses;
 mod closed;
+pub mod cluster;
 pub mod convert;
 mod document;
 mod fault;

@@ -126,6 +126,12 @@ fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error
 #[derive(Debug, Default)]
 pub(super) struct Object<T>(T);
 
+impl<T> Object<T> {
+    pub(super) fn into_inner(self) -> T {
+        self.0
+    }
+}
+
 impl<T> Deref for Object<T> {
     type Target = T;
 
