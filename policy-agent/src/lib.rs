@@ -1,6 +1,7 @@
 //! Sluice's agent: sources -> state -> compiler -> plan -> datapath (DESIGN section 2).
 
 pub mod agent;
+pub mod cni;
 pub mod compile;
 pub mod datapath;
 pub mod endpoints;
