@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::status::{FlowStatus, Status};
+use crate::cni::protocol::{CniReply, CniRequest, REQUEST_BYTES};
 
-/// A request is a word; whoever sends more is not talking to us.
-const REQUEST_BYTES: u64 = 4096;
 /// A client that neither asks nor reads is let go.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
 const CLIENTS: usize = 128;
 /// How soon `ask` tries again while the agent is starting.
 const CONNECT_RETRY: Duration = Duration::from_millis(50);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "request")]
 pub enum Request {
     /// Read the sources now, and answer when that is enforced.
@@ -31,6 +31,16 @@ pub enum Request {
     Flows,
     /// Stop; enforcement stays.
     Shutdown,
+    /// The network plugin asks.
+    Cni(CniRequest),
+}
+
+/// What is answered: which, the request tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Agent(Reply),
+    Cni(CniReply),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +50,15 @@ pub struct Reply {
     pub flows: Vec<FlowStatus>,
 }
 
+impl Reply {
+    pub(super) fn of(status: &Status) -> Self {
+        Self { status: status.clone(), flows: Vec::new() }
+    }
+}
+
 pub(super) struct Question {
     pub(super) request: Request,
-    pub(super) answer: oneshot::Sender<Reply>,
+    pub(super) answer: oneshot::Sender<Answer>,
 }
 
 /// Removes the socket file when the agent stops.
@@ -125,10 +141,19 @@ async fn serve(stream: UnixStream, questions: &mpsc::Sender<Question>) -> anyhow
 
 /// Asks a running agent. Until `timeout` an agent that is not there yet is waited for.
 pub async fn ask(socket: &Path, request: Request, timeout: Duration) -> anyhow::Result<Reply> {
+    ask_for(socket, &request, timeout).await
+}
+
+/// The same, for requests that are answered in another way.
+pub async fn ask_for<T: DeserializeOwned>(
+    socket: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> anyhow::Result<T> {
     let exchange = async {
         let stream = connect(socket).await?;
         let (reading, mut writing) = stream.into_split();
-        writing.write_all(format!("{}\n", serde_json::to_string(&request)?).as_bytes()).await?;
+        writing.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes()).await?;
         let mut line = String::new();
         BufReader::new(reading).read_line(&mut line).await?;
         anyhow::ensure!(!line.is_empty(), "the agent closed the connection");

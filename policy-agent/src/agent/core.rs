@@ -1,4 +1,4 @@
-//! The pipeline from end to end: read, compile, plan, apply, attach.
+//! The pipeline from end to end: compile, plan, apply, attach.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -7,36 +7,61 @@ use policy_common::maps::Event;
 
 use super::connections::Connections;
 use super::drops::{Drops, describe};
+use super::errors::Errors;
 use super::flow_words::flows_in_words;
+use super::input::Input;
+use super::overlay::{self, Overlay, strangers};
 use super::place::{Found, Leave, Places, addresses};
 use super::status::{EndpointState, EndpointStatus, FlowStatus, Status};
 use super::{FAILED_RETRY, Options, WAITING_RETRY};
+use crate::cni::protocol::Attachment;
 use crate::compile::{Compiled, Scope, compile};
 use crate::datapath::bpf::BpfDatapath;
 use crate::datapath::enforce;
 use crate::endpoints::{Cache, Scan, scan};
-use crate::model::ObjectName;
+use crate::model::{Changes, ObjectName};
 use crate::plan::{Capacity, LocalEndpoint, Planner};
-use crate::source::{Store, read_folder};
+
+/// What is looked at besides what the source says has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The interfaces of the node may have changed too.
+    AtInterfaces,
+    OnlyAtObjects,
+}
 
 pub(super) struct Core {
-    manifests: std::path::PathBuf,
+    pub(super) input: Input,
     node: Option<String>,
-    store: Store,
+    close_strangers: bool,
+    pub(super) overlay: Overlay,
     cache: Cache,
     scan: Scan,
+    /// The last look at the interfaces succeeded.
+    looked: bool,
+    compiled: Compiled,
     planner: Planner,
     datapath: BpfDatapath,
+    places: Places,
+    found: BTreeMap<ObjectName, Found>,
+    locals: Vec<LocalEndpoint>,
+    connections: Connections,
     /// Interfaces by index, as last enforced: events name them.
     interfaces: BTreeMap<u32, (ObjectName, String)>,
+    errors: Errors,
     status: Status,
     settled: bool,
-    places: Places,
-    connections: Connections,
-    /// The folder itself could be read.
-    readable: bool,
-    /// Reconciliations in a row that changed nothing.
+    /// Looks in a row that changed nothing.
     unchanged: u32,
+}
+
+/// How a pod that the network plugin asks for stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Enforced,
+    /// Its object is not known yet.
+    Unknown(String),
+    Failed(String),
 }
 
 impl Core {
@@ -49,19 +74,24 @@ impl Core {
             datapath.attached().len()
         );
         Ok(Self {
-            manifests: options.manifests.clone(),
+            input: Input::folder(options.manifests.clone()),
             node: options.node.clone(),
-            store: Store::default(),
+            close_strangers: options.close_strangers,
+            overlay: Overlay::default(),
             cache: Cache::default(),
             scan: Scan::default(),
+            looked: false,
+            compiled: Compiled::default(),
             planner: Planner::new(capacity),
             datapath,
+            places: Places::default(),
+            found: BTreeMap::new(),
+            locals: Vec::new(),
+            connections: Connections::default(),
             interfaces: BTreeMap::new(),
+            errors: Errors::default(),
             status: Status::default(),
             settled: false,
-            places: Places::default(),
-            connections: Connections::default(),
-            readable: false,
             unchanged: 0,
         })
     }
@@ -97,6 +127,50 @@ impl Core {
         }
     }
 
+    /// Why nothing can be said of any pod, if so.
+    pub(super) fn unready(&self) -> Option<String> {
+        if !self.input.has_begun() {
+            return Some("the agent does not know the cluster's objects yet".to_owned());
+        }
+        let errors = [&self.errors.scan, &self.errors.tables];
+        errors.into_iter().flatten().next().cloned()
+    }
+
+    pub(super) fn standing(&self, attachment: &Attachment) -> Standing {
+        let name = ObjectName::from(attachment.pod.clone());
+        let pod = self.input.cluster().pods.get(&name).filter(|pod| overlay::is_same(pod, attachment));
+        if pod.is_some_and(|pod| pod.host_network) {
+            return Standing::Enforced;
+        }
+        let stands_for = match pod {
+            Some(_) => name.clone(),
+            None => Overlay::stand_in(&name, self.input.cluster()),
+        };
+        match (self.in_force(&stands_for), pod) {
+            (_, None) if self.overlay.is_open(&overlay::id(attachment)) => {
+                Standing::Unknown(format!("pod {name} is not known yet"))
+            }
+            (Err(reason), _) => Standing::Failed(reason),
+            (Ok(()), None) => Standing::Unknown(format!("pod {name} is not known yet")),
+            (Ok(()), Some(_)) => Standing::Enforced,
+        }
+    }
+
+    fn in_force(&self, name: &ObjectName) -> Result<(), String> {
+        if !self.compiled.endpoints.contains_key(name) {
+            return Err(format!("pod {name} is no endpoint of this node"));
+        }
+        let Some(Found::Interface(interface)) = self.found.get(name) else {
+            return Err(format!("the interface of pod {name} is not found"));
+        };
+        let attached = self.datapath.attached().get(&interface.ifindex).is_some_and(|a| a.current);
+        let located = self.locals.iter().any(|local| local.ifindex == interface.ifindex);
+        match attached && located && self.errors.tables.is_empty() {
+            true => Ok(()),
+            false => Err(format!("policy is not in force on {}", interface.name)),
+        }
+    }
+
     /// The flow table, in words; empty where it cannot be read.
     pub(super) fn flows(&mut self) -> Vec<FlowStatus> {
         match self.datapath.flows() {
@@ -119,47 +193,98 @@ impl Core {
         }
     }
 
-    /// Takes what the folder holds now into the store.
-    pub(super) fn read(&mut self) {
-        let read = read_folder(&self.manifests);
-        self.readable = read.problem.is_none();
-        self.store.update(read);
+    /// Brings the kernel to what the source and the interfaces say now.
+    pub(super) fn reconcile(&mut self, look: Look) {
+        if !self.input.has_begun() {
+            return;
+        }
+        let started = Instant::now();
+        self.errors.source = self.input.problems();
+        if look == Look::AtInterfaces || !self.looked {
+            self.look();
+        }
+        self.write_overlay();
+        let changes = self.input.tracked().take_changes();
+        let endpoints =
+            look == Look::AtInterfaces || !self.status.synced || self.concerns_endpoints(&changes);
+        self.compile();
+        if endpoints {
+            self.locate();
+            self.errors.connections =
+                self.connections.learn(&mut self.datapath, &self.compiled, &self.locals, &self.scan);
+        }
+        let written = self.enforce();
+        // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
+        let attached = if endpoints { self.attach() } else { 0 };
+        self.publish(written, attached, started);
     }
 
-    /// Brings the kernel to what the store and the interfaces say now.
-    pub(super) fn reconcile(&mut self) {
-        let started = Instant::now();
-        let mut errors: Vec<String> = self.store.problems().iter().map(ToString::to_string).collect();
+    /// Whether a change may make, move or alter an endpoint of this node.
+    fn concerns_endpoints(&self, changes: &Changes) -> bool {
+        let scope = self.scope();
+        let is_endpoint = |name: &ObjectName| {
+            let cluster = self.input.cluster();
+            self.compiled.endpoints.contains_key(name)
+                || cluster.broken_pods.contains_key(name)
+                || cluster.pods.get(name).is_some_and(|pod| scope.is_endpoint(pod))
+        };
+        changes.everything
+            || !changes.namespaces.is_empty()
+            || !changes.policies.is_empty()
+            || changes.pods.iter().any(is_endpoint)
+    }
+
+    fn look(&mut self) {
+        self.errors.scan.clear();
         let scanned = scan(&mut self.cache);
-        let looked = scanned.is_ok();
+        self.looked = scanned.is_ok();
         match scanned {
             Ok(scan) => self.scan = scan,
-            Err(error) => errors.push(format!("looking for the pods' interfaces: {error}")),
+            Err(error) => self.errors.scan.push(format!("looking for the pods' interfaces: {error}")),
         }
-        errors.extend(self.scan.problems.iter().cloned());
-        let scope = Scope::Node { name: self.node.clone(), addresses: self.scan.own_addresses.clone() };
-        let cluster = self.store.cluster();
-        let compiled = compile(cluster, &scope);
-        let found = self.places.find(cluster, &compiled, &self.scan, &mut errors);
-        let mut synced = self.readable;
-        let all_known = self.readable && self.store.problems().is_empty() && looked;
+        self.errors.scan.extend(self.scan.problems.iter().cloned());
+    }
+
+    fn write_overlay(&mut self) {
+        let strangers = match self.close_strangers {
+            true => strangers(self.input.cluster(), &self.scan),
+            false => BTreeMap::new(),
+        };
+        self.overlay.apply(self.input.tracked(), strangers);
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Node { name: self.node.clone(), addresses: self.scan.own_addresses.clone() }
+    }
+
+    fn compile(&mut self) {
+        self.compiled = compile(self.input.cluster(), &self.scope());
+    }
+
+    /// Finds the endpoints' interfaces, and lets those go that no pod has any more.
+    fn locate(&mut self) {
+        self.errors.places.clear();
+        self.errors.interfaces.clear();
+        let cluster = self.input.cluster();
+        self.found = self.places.find(cluster, &self.compiled, &self.scan, &mut self.errors.places);
+        let all_known = self.looked && self.input.is_whole();
         for (ifindex, attached) in self.datapath.attached().clone() {
-            match self.places.leave(ifindex, &attached.name, &found, all_known) {
+            match self.places.leave(ifindex, &attached.name, &self.found, all_known) {
                 Leave::Wanted => {}
                 Leave::Detach => {
                     if let Err(error) = self.datapath.detach(ifindex) {
-                        synced = false;
-                        errors.push(error.to_string());
+                        self.errors.interfaces.push(error.to_string());
                     }
                 }
-                Leave::AsItIs => errors.push(format!(
+                Leave::AsItIs => self.errors.places.push(format!(
                     "interface {}: enforced by an agent before this one, and no pod that could be read explains it: \
                      it stays as it was",
                     attached.name
                 )),
             }
         }
-        let locals: Vec<LocalEndpoint> = found
+        self.locals = self
+            .found
             .iter()
             .filter_map(|(name, found)| {
                 let addresses = addresses(cluster, name)?.to_vec();
@@ -172,55 +297,81 @@ impl Core {
                 })
             })
             .collect();
-        errors.extend(self.connections.learn(&mut self.datapath, &compiled, &locals, &self.scan));
-        let changes = match enforce(&mut self.planner, &mut self.datapath, &compiled, &locals) {
-            Ok(changes) => {
-                if changes > 0 {
+    }
+
+    /// Writes the tables; returns how many writes that took.
+    fn enforce(&mut self) -> usize {
+        self.errors.tables.clear();
+        match enforce(&mut self.planner, &mut self.datapath, &self.compiled, &self.locals) {
+            Ok(writes) => {
+                if writes > 0 {
                     self.connections.changed();
                 }
-                changes
+                writes
             }
             Err(error) => {
-                synced = false;
-                errors.push(error.to_string());
+                self.errors.tables.push(error.to_string());
                 0
             }
-        };
-        // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
+        }
+    }
+
+    /// Hangs the programs on every endpoint's interface; returns on how many they were not before.
+    fn attach(&mut self) -> usize {
         let mut attached = BTreeSet::new();
         self.interfaces.clear();
-        for (name, found) in &found {
+        for (name, found) in &self.found {
             let Some(interface) = found.interface() else { continue };
             self.interfaces.insert(interface.ifindex, (name.clone(), interface.name.clone()));
+            let uid = self.input.cluster().pods.get(name).map(|pod| pod.uid.as_str());
+            if self.places.has_changed_hands(interface.ifindex, name, uid) {
+                self.datapath.doubt(interface.ifindex);
+            }
             let before = self.datapath.attached().get(&interface.ifindex).cloned();
             if let Err(error) = self.datapath.attach(interface.ifindex, &interface.name) {
-                synced = false;
-                errors.push(format!("pod {name}: {error}"));
+                self.errors.interfaces.push(format!("pod {name}: {error}"));
             } else if self.datapath.attached().get(&interface.ifindex) != before.as_ref() {
                 attached.insert(interface.ifindex);
             }
         }
-        errors.extend(Connections::learn_again(&mut self.datapath, &attached, &self.scan));
-        let attached = attached.len();
+        let again = Connections::learn_again(&mut self.datapath, &attached, &self.scan);
+        self.errors.connections.extend(again);
+        self.places.remember(&self.found, self.input.cluster());
+        attached.len()
+    }
+
+    fn publish(&mut self, written: usize, attached: usize, started: Instant) {
+        let synced =
+            self.input.is_current() && self.errors.tables.is_empty() && self.errors.interfaces.is_empty();
         if synced && !self.settled {
             match self.datapath.settle() {
                 Ok(()) => self.settled = true,
-                Err(error) => errors.push(error.to_string()),
+                Err(error) => self.errors.interfaces.push(error.to_string()),
             }
         }
-        let generation =
-            self.status.generation + u64::from(changes + attached > 0 || self.status.generation == 0);
-        self.places.remember(&found);
-        let endpoints = endpoint_status(&compiled, &found, synced);
-        let status = Status { synced, generation, endpoints, errors };
-        if status != self.status {
+        let advance = written + attached > 0 || self.status.generation == 0;
+        let status = Status {
+            synced,
+            generation: self.status.generation + u64::from(advance),
+            endpoints: endpoint_status(&self.compiled, &self.found, synced),
+            errors: self.errors.list(),
+        };
+        let endpoints_changed = status.endpoints != self.status.endpoints;
+        if status.errors != self.status.errors || endpoints_changed || synced != self.status.synced {
             tracing::info!(
-                "generation {generation}: {changes} table writes, {attached} attachments in {:?}",
+                "generation {}: {written} table writes, {attached} attachments in {:?}",
+                status.generation,
                 started.elapsed()
             );
             for error in status.errors.iter().filter(|e| !self.status.errors.contains(e)) {
                 tracing::warn!("{error}");
             }
+        } else if advance {
+            tracing::debug!(
+                "generation {}: {written} table writes in {:?}",
+                status.generation,
+                started.elapsed()
+            );
         }
         self.unchanged = if status == self.status { (self.unchanged + 1).min(8) } else { 0 };
         self.status = status;

@@ -1,27 +1,33 @@
-//! The running agent: one loop that owns the pipeline, woken by the folder, the interfaces and its control socket.
+//! The running agent: one loop that owns the pipeline, woken by its source, the interfaces, the network plugin and its
+//! control socket.
 
+mod cni;
 mod connections;
 mod control;
 mod core;
 mod drops;
+mod errors;
 mod flow_words;
+mod input;
+mod overlay;
 mod place;
 mod status;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-pub use control::{Reply, Request, ask};
+pub use control::{Answer, Reply, Request, ask, ask_for};
 pub use status::{EndpointState, EndpointStatus, FlowStatus, Status};
 
 use crate::datapath::bpf::AttachMode;
 use crate::endpoints::LinkWatch;
 use crate::source::FolderWatch;
+use cni::Waiting;
 use control::{Question, Server};
-use core::Core;
+use core::{Core, Look};
 
 /// Where the network plugins and `ip netns` keep the pods' network namespaces.
 pub const NETNS_DIR: &str = "/var/run/netns";
@@ -38,6 +44,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     pub socket: PathBuf,
     pub attach: AttachMode,
+    /// Pod interfaces that no known pod explains are closed.
+    pub close_strangers: bool,
 }
 
 /// What woke the loop.
@@ -57,9 +65,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     watch(&options, wake)?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut plugin = Waiting::default();
 
-    core.read();
-    core.reconcile();
+    core.input.read();
+    core.reconcile(Look::AtInterfaces);
     loop {
         let retry = async {
             match core.retry_after() {
@@ -67,51 +76,62 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                 None => std::future::pending().await,
             }
         };
-        let sweep = async {
-            match core.sweep_at() {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             Some(wake) = woken.recv() => {
-                let mut folder = wake == Wake::Folder;
+                let (mut folder, mut links) = (wake == Wake::Folder, wake == Wake::Links);
                 while let Ok(more) = woken.try_recv() {
                     folder |= more == Wake::Folder;
+                    links |= more == Wake::Links;
                 }
                 if folder {
-                    core.read();
+                    core.input.read();
                 }
-                core.reconcile();
+                core.reconcile(if links { Look::AtInterfaces } else { Look::OnlyAtObjects });
             }
-            Some(Question { request, answer }) = questions.recv() => {
-                let stop = request == Request::Shutdown;
-                if request == Request::Sync {
-                    core.read();
-                    core.reconcile();
-                }
-                let flows = if request == Request::Flows { core.flows() } else { Vec::new() };
-                // Who asked may have gone away: then nobody needs the answer.
-                let _ = answer.send(Reply { status: core.status().clone(), flows });
-                if stop {
+            Some(Question { request, answer }) = questions.recv() => match request {
+                Request::Cni(request) => plugin.take(&mut core, request, answer),
+                Request::Shutdown => {
+                    // Who asked may have gone away: then nobody needs the answer.
+                    let _ = answer.send(Answer::Agent(Reply::of(core.status())));
                     // Lets the answer leave before the socket goes.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     break;
                 }
-            }
+                Request::Sync => {
+                    core.input.read();
+                    core.reconcile(Look::AtInterfaces);
+                    let _ = answer.send(Answer::Agent(Reply::of(core.status())));
+                }
+                Request::Status => {
+                    let _ = answer.send(Answer::Agent(Reply::of(core.status())));
+                }
+                Request::Flows => {
+                    let flows = core.flows();
+                    let _ = answer.send(Answer::Agent(Reply { flows, ..Reply::of(core.status()) }));
+                }
+            },
             events = drops.next() => match events {
                 Ok(events) => core.report(&events),
                 Err(error) => tracing::warn!("reading drop events: {error}"),
             },
-            () = sweep => core.sweep(),
-            () = retry => core.reconcile(),
+            () = until(core.sweep_at()) => core.sweep(),
+            () = until(plugin.deadline()) => plugin.expire(&mut core),
+            () = retry => core.reconcile(Look::AtInterfaces),
         }
+        plugin.answer(&core);
     }
     tracing::info!("stopping; what is enforced stays enforced");
     drop(server);
     Ok(())
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Each watcher has a task of its own, so that no wait of one is cut short by another.

@@ -40,9 +40,10 @@ pub(super) enum Leave {
 
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    known: BTreeMap<ObjectName, Interface>,
-    /// Interfaces that were some pod's in this agent's time.
-    owned: BTreeMap<u32, ObjectName>,
+    /// With the UID of the pod: the next one of the same name has an interface of its own.
+    known: BTreeMap<ObjectName, (String, Interface)>,
+    /// Interfaces that were some pod's in this agent's time, with its name and UID.
+    owned: BTreeMap<u32, (ObjectName, String)>,
 }
 
 impl Places {
@@ -57,7 +58,8 @@ impl Places {
         let mut taken: BTreeMap<u32, ObjectName> = BTreeMap::new();
         for name in compiled.endpoints.keys() {
             let Some(addresses) = addresses(cluster, name) else { continue };
-            let place = self.place(name, addresses, scan, errors);
+            let uid = cluster.pods.get(name).map(|pod| pod.uid.as_str());
+            let place = self.place((name, uid), addresses, scan, errors);
             if matches!(place, Found::Nowhere) && cluster.broken_pods.contains_key(name) {
                 // It may be another node's, and nobody waits for it: its problem is told as the object's.
                 continue;
@@ -79,9 +81,17 @@ impl Places {
         found
     }
 
-    fn place(&self, name: &ObjectName, addresses: &[IpAddr], scan: &Scan, errors: &mut Vec<String>) -> Found {
+    fn place(
+        &self,
+        (name, uid): (&ObjectName, Option<&str>),
+        addresses: &[IpAddr],
+        scan: &Scan,
+        errors: &mut Vec<String>,
+    ) -> Found {
         let mut interfaces = addresses.iter().filter_map(|address| scan.interfaces.get(address));
-        let known = self.known.get(name).filter(|i| interface_index(&i.name) == Some(i.ifindex));
+        let same = |(known, _): &&(String, Interface)| uid.is_none_or(|uid| *known == uid);
+        let known = self.known.get(name).filter(same).map(|(_, interface)| interface);
+        let known = known.filter(|i| interface_index(&i.name) == Some(i.ifindex));
         let (lost, why) = match interfaces.next() {
             None => (Found::Nowhere, "no longer bears the pod's addresses alone"),
             Some(first) if interfaces.all(|other| other.ifindex == first.ifindex) => {
@@ -106,6 +116,14 @@ impl Places {
         }
     }
 
+    /// Whether an interface was another pod's before: names and indexes come again, and what hung on the one before went
+    /// with it.
+    pub(super) fn has_changed_hands(&self, ifindex: u32, pod: &ObjectName, uid: Option<&str>) -> bool {
+        self.owned
+            .get(&ifindex)
+            .is_some_and(|(name, known)| name != pod || uid.is_some_and(|uid| uid != known))
+    }
+
     pub(super) fn leave(
         &self,
         ifindex: u32,
@@ -124,15 +142,18 @@ impl Places {
         Leave::Detach
     }
 
-    pub(super) fn remember(&mut self, found: &BTreeMap<ObjectName, Found>) {
-        self.known.clear();
+    pub(super) fn remember(&mut self, found: &BTreeMap<ObjectName, Found>, cluster: &Cluster) {
+        let before = std::mem::take(&mut self.known);
         for (name, found) in found {
             if let Some(interface) = found.interface() {
-                self.known.insert(name.clone(), interface.clone());
-                self.owned.insert(interface.ifindex, name.clone());
+                let uid = cluster.pods.get(name).map(|pod| pod.uid.clone());
+                // One that cannot be read any more is still the one that it was.
+                let uid = uid.or_else(|| before.get(name).map(|(uid, _)| uid.clone())).unwrap_or_default();
+                self.owned.insert(interface.ifindex, (name.clone(), uid.clone()));
+                self.known.insert(name.clone(), (uid, interface.clone()));
             }
         }
-        self.owned.retain(|ifindex, _| self.known.values().any(|i| i.ifindex == *ifindex));
+        self.owned.retain(|ifindex, _| self.known.values().any(|(_, i)| i.ifindex == *ifindex));
     }
 }
 

@@ -142,6 +142,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 bpffs: args.bpffs.bpffs,
                 socket: args.socket.socket,
                 attach: args.attach,
+                close_strangers: false,
             })
             .await?;
             Ok(ExitCode::SUCCESS)

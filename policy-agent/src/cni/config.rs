@@ -16,9 +16,10 @@ use super::protocol::{AttachmentId, Unready};
 use super::version::Version;
 use super::{DEFAULT_SOCKET, INPUT_BYTES};
 
-/// How long ADD waits unless something else is configured. The kubelet gives up on the runtime after two minutes.
+/// How long ADD waits unless something else is configured.
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(100);
+/// The agent waits no longer, and the kubelet gives up on its runtime after two minutes.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The whole input, its values still as they were written.
 #[derive(Debug)]

@@ -14,8 +14,10 @@ use tokio::time::{Instant, sleep_until};
 use super::directory::DirectoryWatch;
 use crate::ready::readiness;
 
-/// A pod comes with a dozen events within a few milliseconds.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// A pod comes with a dozen events within a few milliseconds; the first look should find it as early as it can.
+const FIRST: Duration = Duration::from_millis(2);
+/// Looks do not follow each other sooner, or a node that starts many pods would do nothing else.
+const BETWEEN: Duration = Duration::from_millis(20);
 /// What doesn't work is tried again, but not in a circle.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 /// A flood of events must not keep the watch reading: what it leaves is the next change.
@@ -34,8 +36,9 @@ pub struct LinkWatch {
     socket: Socket,
     ready: AsyncFd<OwnedFd>,
     directory: DirectoryWatch,
-    /// A change that has been seen and not been told yet.
-    due: Option<Instant>,
+    /// A change that has been seen and not been told yet: when it was seen, and when to tell.
+    due: Option<(Instant, Instant)>,
+    told: Option<Instant>,
 }
 
 impl LinkWatch {
@@ -58,26 +61,29 @@ impl LinkWatch {
             socket,
             directory: DirectoryWatch::new(netns_dir.into())?,
             due: None,
+            told: None,
         })
     }
 
-    /// Waits for a change, and 20 ms more for those that come with it. Nothing is lost when it is dropped before it is done.
-    pub async fn changed(&mut self) {
-        let due = match self.due {
+    /// Waits for a change, and a moment for those that come with it; returns when the first was seen. Nothing is lost when
+    /// it is dropped before it is done.
+    pub async fn changed(&mut self) -> std::time::Instant {
+        let (seen, due) = match self.due {
             Some(due) => due,
             None => {
                 let seen = tokio::select! {
                     seen = links_changed(&self.socket, &self.ready) => seen,
                     seen = self.directory.changed() => seen,
                 };
-                let delay = match seen {
-                    Ok(()) => DEBOUNCE,
+                let now = Instant::now();
+                let due = match seen {
+                    Ok(()) => (now + FIRST).max(self.told.map_or(now, |told| told + BETWEEN)),
                     Err(error) => {
                         tracing::warn!(%error, "watching for network interfaces");
-                        AFTER_ERROR
+                        now + AFTER_ERROR
                     }
                 };
-                *self.due.insert(Instant::now() + delay)
+                *self.due.insert((now, due))
             }
         };
         sleep_until(due).await;
@@ -85,6 +91,8 @@ impl LinkWatch {
         let _ = drain(&self.socket);
         let _ = self.directory.drain();
         self.due = None;
+        self.told = Some(Instant::now());
+        seen.into_std()
     }
 }
 

@@ -127,6 +127,13 @@ impl BpfDatapath {
         Ok(())
     }
 
+    /// What hangs on an interface may have gone with one that had its name and index before: the next `attach` looks.
+    pub fn doubt(&mut self, ifindex: u32) {
+        if let Some(attached) = self.attached.get_mut(&ifindex) {
+            attached.current = false;
+        }
+    }
+
     pub fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
         if let Some(attached) = self.attached.remove(&ifindex) {
             attach::detach(&self.pins, ifindex, &attached.name)?;

@@ -1,0 +1,119 @@
+//! The network plugin's questions: a pod's network is ready, is its policy in force?
+//!
+//! ADD is answered when it is, or when time is up; until then the pod is closed (SEMANTICS row 42).
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::control::Answer;
+use super::core::{Core, Look, Standing};
+use super::overlay;
+use crate::cni::protocol::{Attachment, AttachmentId, CniReply, CniRequest, Unready};
+use crate::model::ObjectName;
+
+/// The runtime gives up on a sandbox after minutes; a plugin that asks for longer waits for nothing.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Pending {
+    attachment: Attachment,
+    unready: Unready,
+    since: Instant,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// ADDs that have not been answered.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    pending: Vec<Pending>,
+}
+
+impl Waiting {
+    pub(super) fn take(&mut self, core: &mut Core, request: CniRequest, answer: oneshot::Sender<Answer>) {
+        let reply = match request {
+            CniRequest::Add { attachment, timeout_ms, unready } => {
+                let since = Instant::now();
+                let deadline = since + Duration::from_millis(timeout_ms).min(LONGEST_WAIT);
+                core.overlay.announce(attachment.clone());
+                core.reconcile(Look::AtInterfaces);
+                self.pending.push(Pending { attachment, unready, since, deadline, answer });
+                return;
+            }
+            CniRequest::Check(attachment) => match core.standing(&attachment) {
+                Standing::Enforced => {
+                    CniReply::Enforced { generation: core.status().generation, waited_ms: 0 }
+                }
+                Standing::Unknown(reason) if core.overlay.is_open(&overlay::id(&attachment)) => {
+                    CniReply::Open { reason }
+                }
+                Standing::Unknown(reason) => CniReply::Closed { reason },
+                Standing::Failed(reason) => CniReply::Missing { reason },
+            },
+            CniRequest::Delete(id) => {
+                core.overlay.forget(&id);
+                core.reconcile(Look::AtInterfaces);
+                CniReply::Done
+            }
+            CniRequest::Gc { valid } => {
+                core.overlay.retain(&valid.into_iter().collect());
+                core.reconcile(Look::AtInterfaces);
+                CniReply::Done
+            }
+            CniRequest::Ready => match core.unready() {
+                None => CniReply::Ready,
+                Some(reason) => CniReply::NotReady { reason },
+            },
+        };
+        // A plugin that has gone away was told so by its runtime: it will ask again.
+        let _ = answer.send(Answer::Cni(reply));
+    }
+
+    /// Answers those whose policy is in force.
+    pub(super) fn answer(&mut self, core: &Core) {
+        let generation = core.status().generation;
+        for done in self.pending.extract_if(.., |p| core.standing(&p.attachment) == Standing::Enforced) {
+            let waited_ms = u64::try_from(done.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let _ = done.answer.send(Answer::Cni(CniReply::Enforced { generation, waited_ms }));
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.pending.iter().map(|pending| pending.deadline).min()
+    }
+
+    /// Time is up for some.
+    pub(super) fn expire(&mut self, core: &mut Core) {
+        self.answer(core);
+        let now = Instant::now();
+        let late: Vec<Pending> = self.pending.extract_if(.., |pending| pending.deadline <= now).collect();
+        for Pending { attachment, unready, answer, .. } in late {
+            let reply = match (core.unready(), core.standing(&attachment)) {
+                (Some(reason), _) => CniReply::NotReady { reason },
+                (None, Standing::Unknown(reason)) => unknown(core, overlay::id(&attachment), unready, reason),
+                (None, Standing::Failed(reason)) => CniReply::Missing { reason },
+                (None, Standing::Enforced) => {
+                    CniReply::Enforced { generation: core.status().generation, waited_ms: 0 }
+                }
+            };
+            tracing::warn!(
+                "pod {}: its policy was not in force in time: {}",
+                ObjectName::from(attachment.pod),
+                serde_json::to_string(&reply).unwrap_or_default()
+            );
+            let _ = answer.send(Answer::Cni(reply));
+        }
+    }
+}
+
+fn unknown(core: &mut Core, id: AttachmentId, unready: Unready, reason: String) -> CniReply {
+    match unready {
+        Unready::Closed => CniReply::Closed { reason },
+        Unready::Open => {
+            core.overlay.open(id);
+            core.reconcile(Look::AtInterfaces);
+            CniReply::Open { reason }
+        }
+    }
+}
