@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cni;
 mod explain;
 mod output;
 mod status;
@@ -46,6 +47,8 @@ enum Command {
     Flows(FlowsArgs),
     /// Say what would happen to a connection, and which policy and rule decide it.
     Explain(explain::ExplainArgs),
+    /// Install or remove the CNI plugin, which lets pods start with their policy in force.
+    Cni(cni::CniArgs),
     /// Detach everything and remove every pin: enforcement ends. Run it in the node's network namespace.
     Uninstall(UninstallArgs),
 }
@@ -163,6 +166,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Explain(args) => explain::run(&args),
+        Command::Cni(args) => cni::run(&args),
         Command::Uninstall(args) => {
             stop_running(&args.socket.socket)?;
             for line in uninstall(&args.bpffs.bpffs)? {
