@@ -2,6 +2,7 @@
 
 pub mod agent_world;
 pub mod cluster;
+pub mod cluster_world;
 pub mod conformance;
 pub mod fuzz;
 pub mod kernel;

@@ -71,7 +71,11 @@ struct BpffsArg {
 struct RunArgs {
     /// Folder of manifests (.yaml, .yml, .json): Namespaces, Pods, Nodes, NetworkPolicies.
     #[arg(long, env = "SLUICE_MANIFESTS", value_name = "DIR")]
-    manifests: PathBuf,
+    manifests: Option<PathBuf>,
+    #[arg(long, env = "SLUICE_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    #[arg(long, env = "SLUICE_CONTEXT", value_name = "NAME")]
+    context: Option<String>,
     /// Enforce only on pods with this spec.nodeName; all pods are peers. Without it, on all pods found here.
     #[arg(long, env = "SLUICE_NODE", value_name = "NAME")]
     node: Option<String>,
@@ -137,7 +141,17 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Run(args) => block_on(async {
             agent::run(agent::Options {
-                manifests: args.manifests,
+                source: match args.manifests {
+                    Some(dir) => agent::Source::Folder(dir),
+                    None => agent::Source::Cluster(policy_agent::source::cluster::Options {
+                        access: policy_agent::source::cluster::Access {
+                            kubeconfig: args.kubeconfig,
+                            context: args.context,
+                        },
+                        node: args.node.clone().unwrap_or_default(),
+                        ..Default::default()
+                    }),
+                },
                 node: args.node,
                 bpffs: args.bpffs.bpffs,
                 socket: args.socket.socket,

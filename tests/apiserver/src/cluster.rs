@@ -43,7 +43,8 @@ impl Cluster {
         }
         if object.get("status").is_some() {
             object["metadata"]["resourceVersion"] = Value::Null;
-            let stripped = object["metadata"].as_object_mut().map(|metadata| metadata.remove("resourceVersion"));
+            let stripped =
+                object["metadata"].as_object_mut().map(|metadata| metadata.remove("resourceVersion"));
             stripped.context("an object without metadata")?;
             self.send(Method::PUT, &format!("{of_object}/status"), Some(&object)).await?;
         }
@@ -74,7 +75,8 @@ fn path(object: &Value) -> Result<(String, String)> {
     let kind = text(&object["kind"]).context("an object without a kind")?;
     let Some(resource) = Resource::of_kind(&kind) else { bail!("no {kind} is served") };
     let name = text(&object["metadata"]["name"]).context("an object without a name")?;
-    let root = if resource.group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{}/v1", resource.group) };
+    let root =
+        if resource.group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{}/v1", resource.group) };
     let namespace = match resource.namespaced {
         true => format!("/namespaces/{}", text(&object["metadata"]["namespace"]).context("no namespace")?),
         false => String::new(),

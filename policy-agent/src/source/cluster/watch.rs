@@ -90,8 +90,7 @@ struct Attempts {
 
 impl Watch {
     pub(super) async fn run(self) {
-        let mut attempts =
-            Attempts { backoff: DefaultBackoff::default(), told: None, short_streams: 0 };
+        let mut attempts = Attempts { backoff: DefaultBackoff::default(), told: None, short_streams: 0 };
         let mut because = Relist::Start;
         loop {
             let stop = match self.list(because, &mut attempts).await {
@@ -256,7 +255,12 @@ impl Watch {
         }
     }
 
-    async fn read(&self, mut lines: Lines, version: &mut Version, attempts: &mut Attempts) -> Result<(), Stop> {
+    async fn read(
+        &self,
+        mut lines: Lines,
+        version: &mut Version,
+        attempts: &mut Attempts,
+    ) -> Result<(), Stop> {
         if attempts.short_streams < STORM {
             self.well(attempts).await?;
         }
@@ -366,7 +370,9 @@ impl Watch {
     fn problem(&self, verb: &str, failure: &Failure) -> Problem {
         let (group, resource) = resource(self.kind);
         let message = match failure.code {
-            401 => format!("can't {verb} {resource}: the API server does not know us by our credentials ({failure})"),
+            401 => format!(
+                "can't {verb} {resource}: the API server does not know us by our credentials ({failure})"
+            ),
             403 => format!(
                 "may not {verb} {resource}: a ClusterRole of ours must have the rule \
                  {{apiGroups: [\"{group}\"], resources: [{resource}], verbs: [list, watch]}} ({failure})"
