@@ -31,7 +31,7 @@ pub(crate) struct Options {
 /// Builds and runs them.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     root::authorise("the tests make network namespaces and load BPF programs")?;
-    agent_build::all(workspace, Scope::RUN, bpf_build::Variant::Plain)?;
+    agent_build::all(workspace, Scope::TEST, bpf_build::Variant::Plain)?;
     let mut command = workspace.cargo();
     command
         .args(["test", "--no-fail-fast", "--features", KERNEL_TESTS])
