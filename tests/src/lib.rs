@@ -3,7 +3,9 @@
 pub mod agent_world;
 pub mod cluster;
 pub mod conformance;
+pub mod deploy;
 pub mod fuzz;
+pub mod image;
 pub mod kernel;
 pub mod namespace;
 pub mod packet;

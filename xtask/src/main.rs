@@ -125,7 +125,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&workspace, options),
         Task::Bench(options) => bench::run(&workspace, options),
         Task::Chart(options) => chart::run(&workspace, options),
-        Task::Image(options) => image::run(&workspace, options).map(drop),
+        Task::Image(options) => image::run(&workspace, options),
         Task::Lint => lint::run(&workspace),
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::bpf_build::{self, Variant};
+use crate::bpf_toolchain::Candidate;
 use crate::setup::{self, Scope};
 use crate::step;
 use crate::workspace::Workspace;
@@ -75,23 +76,45 @@ impl Arch {
     }
 }
 
-/// Builds the agent for each machine, and the image around them. Returns the image's file.
-pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<PathBuf> {
+/// Sets up, builds the agent for each machine, and makes the image around them.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let (architectures, name) = match options.arch {
         None => (vec![Arch::of_this_machine()?], Arch::of_this_machine()?.oci()),
         Some(Choice::Amd64) => (vec![Arch::Amd64], "amd64"),
         Some(Choice::Arm64) => (vec![Arch::Arm64], "arm64"),
         Some(Choice::All) => (Arch::ALL.to_vec(), "all"),
     };
-    let out = match &options.out {
-        Some(out) => out.clone(),
-        None => workspace.image_dir().join(format!("policy-agent-{VERSION}-{name}.tar")),
-    };
+    let out = options.out.clone().unwrap_or_else(|| default_file(workspace, name));
     let rustc = setup::ensure(workspace, Scope::BUILD)?;
-    let object = bpf_build::build(workspace, &rustc, Variant::Plain)?;
+    make(workspace, &rustc, &architectures, &out)?;
+    Ok(())
+}
+
+/// What the tests run: the image for this machine, and the program in it.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) image: PathBuf,
+    pub(crate) agent: PathBuf,
+}
+
+/// The image for this machine. Its program is the one that all tests run: what is tested is what is shipped.
+pub(crate) fn for_tests(workspace: &Workspace) -> Result<Made> {
+    let rustc = setup::ensure(workspace, Scope::TEST)?;
+    let arch = Arch::of_this_machine()?;
+    let image = default_file(workspace, arch.oci());
+    make(workspace, &rustc, &[arch], &image)?;
+    Ok(Made { image, agent: static_agent::place(workspace, arch) })
+}
+
+fn default_file(workspace: &Workspace, name: &str) -> PathBuf {
+    workspace.image_dir().join(format!("policy-agent-{VERSION}-{name}.tar"))
+}
+
+fn make(workspace: &Workspace, rustc: &Candidate, architectures: &[Arch], out: &Path) -> Result<()> {
+    let object = bpf_build::build(workspace, rustc, Variant::Plain)?;
     let mut executables = Vec::new();
-    for arch in architectures {
-        let path = static_agent::build(workspace, &rustc, arch, &object)?;
+    for &arch in architectures {
+        let path = static_agent::build(workspace, rustc, arch, &object)?;
         let bytes = fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
         if !is_static(&bytes) {
             bail!("{} needs a dynamic linker, and there is none in the image", path.display());
@@ -99,10 +122,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<PathBuf> {
         executables.push(Executable { architecture: arch.oci(), bytes });
     }
     let layout = Layout::new(REPOSITORY, VERSION, &executables)?;
-    write(&layout, &out)?;
+    write(&layout, out)?;
     step::note(&format!("{REPOSITORY}:{VERSION} is {}", layout.digest()));
     step::note(&out.display().to_string());
-    Ok(out)
+    Ok(())
 }
 
 /// By rename, so that nobody ever loads half an image.

@@ -24,11 +24,16 @@ pub(super) fn build(workspace: &Workspace, rustc: &Candidate, arch: Arch, object
     command.env(OBJECT_VARIABLE, object);
     let title = format!("building the static agent for {}", arch.oci());
     step::run(&title, &workspace.logs(), &format!("agent-{}", arch.oci()), &mut command)?;
-    let kept = workspace.image_dir().join(arch.oci()).join("policy-agent");
+    let kept = place(workspace, arch);
     let named = || format!("can't copy {} to {}", built.display(), kept.display());
     fs::create_dir_all(kept.parent().with_context(named)?).with_context(named)?;
     fs::copy(&built, &kept).with_context(named)?;
     Ok(kept)
+}
+
+/// Where the finished program is kept: the next `cargo xtask build` takes the place that cargo gives it.
+pub(super) fn place(workspace: &Workspace, arch: Arch) -> PathBuf {
+    workspace.image_dir().join(arch.oci()).join("policy-agent")
 }
 
 /// Only the last step differs from `cargo xtask build`: what that compiled is linked once more.

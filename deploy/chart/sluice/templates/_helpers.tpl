@@ -15,13 +15,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{/* The agent's configuration file. What `config` says of these two would leave probes and monitors in the dark. */}}
+{{/* The agent's configuration file. What `config` says of these would not fit the pod around the agent. */}}
 {{- define "sluice.config" -}}
 {{- $set := dict "health-address" (printf "127.0.0.1:%d" (int .Values.health.port)) }}
 {{- $_ := set $set "metrics-address" (ternary .Values.metrics.address "off" .Values.metrics.enabled) }}
+{{- $_ := set $set "cni-conf-dir" .Values.cni.confDir }}
 {{- range $key := keys $set }}
 {{- if hasKey $.Values.config $key }}
-{{- fail (printf "config.%s is the chart's own: set health.port or metrics.address" $key) }}
+{{- fail (printf "config.%s is the chart's own: set health.port, metrics.address or cni.confDir" $key) }}
 {{- end }}
 {{- end }}
 {{- merge $set .Values.config | toYaml }}
@@ -53,4 +54,12 @@ appArmorProfile:
 {{- with .root.Values.securityContext.seLinuxOptions }}
 seLinuxOptions: {{ toJson . }}
 {{- end }}
+{{- end }}
+
+{{/* The runtime's CNI folders, under the names that they have on the node. */}}
+{{- define "sluice.cniMounts" -}}
+- name: cni-conf
+  mountPath: {{ .Values.cni.confDir }}
+- name: cni-bin
+  mountPath: {{ .Values.cni.binDir }}
 {{- end }}
