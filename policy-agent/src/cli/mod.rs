@@ -127,6 +127,9 @@ struct UninstallArgs {
     bpffs: BpffsArg,
     #[command(flatten)]
     socket: SocketArg,
+    /// Stay until told to stop by SIGTERM or SIGINT: for a DaemonSet, whose containers may not end.
+    #[arg(long)]
+    hold: bool,
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -186,6 +189,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             for line in uninstall(&args.bpffs.bpffs)? {
                 anstream::println!("removed {line}");
             }
+            if args.hold {
+                anstream::println!("nothing is enforced here any more; waiting to be stopped");
+                block_on(stopped())?;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -206,6 +213,16 @@ fn stop_running(socket: &std::path::Path) -> anyhow::Result<()> {
             }
         }
         Err(error) => anstream::eprintln!("no agent to stop: {error:#}"),
+    }
+    Ok(())
+}
+
+async fn stopped() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     Ok(())
 }
