@@ -100,6 +100,20 @@ impl Core {
         &self.status
     }
 
+    /// The pods of this node that policies can select.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &ObjectName> + Clone {
+        self.compiled.endpoints.keys()
+    }
+
+    pub(super) fn is_node(&self, name: &str) -> bool {
+        self.node.as_deref() == Some(name)
+    }
+
+    /// Why the tables are not as they should be, if so.
+    pub(super) fn table_error(&self) -> Option<&str> {
+        self.errors.tables.first().map(String::as_str)
+    }
+
     pub(super) fn drops(&mut self) -> anyhow::Result<Drops> {
         Ok(self.datapath.events()?)
     }
@@ -341,8 +355,8 @@ impl Core {
     }
 
     fn publish(&mut self, written: usize, attached: usize, started: Instant) {
-        let synced =
-            self.input.is_current() && self.errors.tables.is_empty() && self.errors.interfaces.is_empty();
+        let in_force = self.errors.tables.is_empty() && self.errors.interfaces.is_empty();
+        let synced = self.input.is_current() && in_force;
         if synced && !self.settled {
             match self.datapath.settle() {
                 Ok(()) => self.settled = true,
@@ -353,7 +367,7 @@ impl Core {
         let status = Status {
             synced,
             generation: self.status.generation + u64::from(advance),
-            endpoints: endpoint_status(&self.compiled, &self.found, synced),
+            endpoints: endpoint_status(&self.compiled, &self.found, in_force),
             errors: self.errors.list(),
         };
         let endpoints_changed = status.endpoints != self.status.endpoints;
@@ -381,14 +395,14 @@ impl Core {
 fn endpoint_status(
     compiled: &Compiled,
     found: &BTreeMap<ObjectName, Found>,
-    synced: bool,
+    in_force: bool,
 ) -> Vec<EndpointStatus> {
     found
         .iter()
         .filter_map(|(name, found)| {
             let policy = compiled.endpoints.get(name)?;
             let (interface, state) = match found {
-                Found::Interface(interface) if synced => (interface.name.clone(), EndpointState::Enforcing),
+                Found::Interface(interface) if in_force => (interface.name.clone(), EndpointState::Enforcing),
                 Found::Interface(interface) | Found::Lost(interface) => {
                     (interface.name.clone(), EndpointState::Failed)
                 }

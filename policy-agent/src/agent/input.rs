@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{Cluster, Tracked};
-use crate::source::cluster::{Event, LiveStore, WatchStats};
-use crate::source::{Problem, Store, read_folder};
+use crate::source::cluster::{Event, LiveStore, Reference, WatchStats};
+use crate::source::{ObjectKey, Problem, Store, read_folder};
 
 /// The source and what was read of it.
 #[derive(Debug)]
@@ -78,6 +78,22 @@ impl Input {
         match self {
             Self::Cluster(live) => live.store.tracked(),
             Self::Folder(folder) => &mut folder.tracked,
+        }
+    }
+
+    /// Objects that are not understood, where an API server tells of them.
+    pub(super) fn broken(&self) -> impl Iterator<Item = (&ObjectKey, &[Problem])> {
+        let live = match self {
+            Self::Cluster(live) => Some(live),
+            Self::Folder(_) => None,
+        };
+        live.into_iter().flat_map(|live| live.store.broken())
+    }
+
+    pub(super) fn reference(&self, key: &ObjectKey) -> Option<Reference> {
+        match self {
+            Self::Cluster(live) => live.store.reference(key),
+            Self::Folder(_) => None,
         }
     }
 

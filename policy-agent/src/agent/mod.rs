@@ -7,6 +7,7 @@ mod control;
 mod core;
 mod drops;
 mod errors;
+mod events;
 mod flow_words;
 mod input;
 mod overlay;
@@ -30,6 +31,7 @@ use crate::source::cluster::{self, ClusterSource, Event, Events};
 use cni::Waiting;
 use control::{Question, Server};
 use core::{Core, Look};
+use events::Told;
 use input::Input;
 
 /// Where the network plugins and `ip netns` keep the pods' network namespaces.
@@ -79,6 +81,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut plugin = Waiting::default();
+    let mut told = Told::default();
 
     core.input.read();
     core.reconcile(Look::AtInterfaces);
@@ -141,6 +144,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             () = retry => core.reconcile(Look::AtInterfaces),
         }
         plugin.answer(&core);
+        if let Some(objects) = &objects {
+            told.tell(&core, objects.source.reporter());
+        }
     }
     tracing::info!("stopping; what is enforced stays enforced");
     drop(server);

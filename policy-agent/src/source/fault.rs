@@ -34,6 +34,13 @@ impl fmt::Display for Problem {
     }
 }
 
+impl Problem {
+    /// For those who know the object.
+    pub fn of_object(&self) -> String {
+        Self { source: String::new(), object: String::new(), ..self.clone() }.to_string()
+    }
+}
+
 /// A fault inside one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
