@@ -143,7 +143,8 @@ pub fn address_conflicts(cluster: &Cluster) -> BTreeSet<IpAddr> {
 
 /// Whether another pod has taken over one of its addresses.
 fn is_replaced(cluster: &Cluster, pod: &Pod) -> bool {
-    let other = |address: &IpAddr| matches!(cluster.pods.owner(*address), Owner::Pod(owner) if owner.id != pod.id);
+    let other =
+        |address: &IpAddr| matches!(cluster.pods.owner(*address), Owner::Pod(owner) if owner.id != pod.id);
     pod.addresses.iter().any(other)
 }
 

@@ -46,7 +46,11 @@ impl RealServer {
             return Ok(None);
         };
         for program in ["kube-apiserver", "etcd"] {
-            ensure!(assets.join(program).is_file(), "{ASSETS} is {}, and there is no {program}", assets.display());
+            ensure!(
+                assets.join(program).is_file(),
+                "{ASSETS} is {}, and there is no {program}",
+                assets.display()
+            );
         }
         let folder = tempfile::tempdir()?;
         let at = |name: &str| folder.path().join(name).display().to_string();
@@ -65,7 +69,8 @@ impl RealServer {
         )?;
         fs::write(folder.path().join("tokens.csv"), format!("{TOKEN},admin,1,system:masters\n"))?;
         let key = at("service-account.key");
-        let made = Command::new("openssl").args(["genrsa", "-out", &key, "2048"]).stderr(Stdio::null()).status();
+        let made =
+            Command::new("openssl").args(["genrsa", "-out", &key, "2048"]).stderr(Stdio::null()).status();
         ensure!(made.context("openssl makes the service accounts' key")?.success(), "openssl failed");
         let api_server = start(
             &assets.join("kube-apiserver"),
@@ -102,11 +107,16 @@ impl RealServer {
                 return Ok(());
             }
             if let Some(status) = self._api_server.0.try_wait()? {
-                let log = fs::read_to_string(self.folder.path().join("kube-apiserver.log")).unwrap_or_default();
+                let log =
+                    fs::read_to_string(self.folder.path().join("kube-apiserver.log")).unwrap_or_default();
                 let end: Vec<&str> = log.lines().rev().take(20).collect();
                 anyhow::bail!("kube-apiserver ended with {status}:\n{}", end.join("\n"));
             }
-            ensure!(began.elapsed() < PATIENCE, "kube-apiserver was not ready within {} s", PATIENCE.as_secs());
+            ensure!(
+                began.elapsed() < PATIENCE,
+                "kube-apiserver was not ready within {} s",
+                PATIENCE.as_secs()
+            );
             thread::sleep(Duration::from_millis(250));
         }
     }

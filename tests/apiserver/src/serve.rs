@@ -55,7 +55,8 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     if let Some(refused) = refusal(&shared, verb, &target) {
         return refused;
     }
-    let gzip = request.headers().get(header::ACCEPT_ENCODING).is_some_and(|v| v.as_bytes().starts_with(b"gzip"));
+    let gzip =
+        request.headers().get(header::ACCEPT_ENCODING).is_some_and(|v| v.as_bytes().starts_with(b"gzip"));
     match verb {
         "watch" => {
             let seconds = parameter("timeoutSeconds").parse().unwrap_or(1800);
@@ -78,11 +79,20 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
             Some(object) => json(200, &object, gzip),
             None => absent(&target),
         },
-        "delete" => match shared.change(|store| store.delete(target.resource.name, of(&target), name(&target))) {
-            Ok(_) => json(200, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}), false),
-            Err(_) => absent(&target),
-        },
-        _ => match to_bytes(request.into_body(), LARGEST_BODY).await.map(|bytes| serde_json::from_slice(&bytes)) {
+        "delete" => {
+            match shared.change(|store| store.delete(target.resource.name, of(&target), name(&target))) {
+                Ok(_) => json(
+                    200,
+                    &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+                    false,
+                ),
+                Err(_) => absent(&target),
+            }
+        }
+        _ => match to_bytes(request.into_body(), LARGEST_BODY)
+            .await
+            .map(|bytes| serde_json::from_slice(&bytes))
+        {
             Ok(Ok(body)) => write(&shared, verb, &target, body),
             _ => failure(400, "the body is no JSON object"),
         },
@@ -181,7 +191,12 @@ fn write(shared: &Shared, verb: &str, target: &Target, mut body: Value) -> Respo
     if !body.is_object() || name.is_empty() {
         return failure(422, "metadata.name: Required value");
     }
-    let target = Target { name: Some(name), resource: target.resource, namespace: target.namespace.clone(), subresource: target.subresource.clone() };
+    let target = Target {
+        name: Some(name),
+        resource: target.resource,
+        namespace: target.namespace.clone(),
+        subresource: target.subresource.clone(),
+    };
     let before = found(shared, &target);
     body["kind"] = target.resource.kind.into();
     if let Some(namespace) = &target.namespace {
@@ -206,7 +221,9 @@ fn write(shared: &Shared, verb: &str, target: &Target, mut body: Value) -> Respo
         _ => return failure(405, "the double knows no patches"),
     };
     match shared.change(|store| store.put(object)) {
-        Ok(_) => json(if verb == "create" { 201 } else { 200 }, &found(shared, &target).unwrap_or_default(), false),
+        Ok(_) => {
+            json(if verb == "create" { 201 } else { 200 }, &found(shared, &target).unwrap_or_default(), false)
+        }
         Err(error) => failure(422, &error.to_string()),
     }
 }

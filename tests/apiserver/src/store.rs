@@ -88,7 +88,10 @@ impl Store {
     pub(crate) fn delete(&mut self, resource: &str, namespace: &str, name: &str) -> Result<u64> {
         let resource = Resource::find(resource).context("no such resource")?.name;
         let key = (resource, namespace.to_owned(), name.to_owned());
-        let object = self.objects.remove(&key).with_context(|| format!("{resource} {namespace}/{name} is not there"))?;
+        let object = self
+            .objects
+            .remove(&key)
+            .with_context(|| format!("{resource} {namespace}/{name} is not there"))?;
         self.version += 1;
         let version = self.version;
         let mut object = Value::clone(&object);

@@ -56,7 +56,9 @@ pub(crate) fn answer(shared: Arc<Shared>, request: Request) -> Response<Body> {
         let of_namespace = |object: &&Arc<Value>| {
             request.namespace.as_deref().is_none_or(|wanted| object["metadata"]["namespace"] == wanted)
         };
-        lines.extend(guard.objects(request.resource.name).filter(of_namespace).map(|object| line("ADDED", object)));
+        lines.extend(
+            guard.objects(request.resource.name).filter(of_namespace).map(|object| line("ADDED", object)),
+        );
         if request.initial_events && faults.streaming == Streaming::Supported {
             lines.push_back(bookmark(request.resource, guard.version, true));
         }
@@ -106,7 +108,9 @@ impl Stream {
                 let store = self.shared.store();
                 for change in store.log.get(self.position..).unwrap_or_default() {
                     let of_namespace = |wanted: &str| change.object["metadata"]["namespace"] == wanted;
-                    if change.resource == self.resource.name && self.namespace.as_deref().is_none_or(of_namespace) {
+                    if change.resource == self.resource.name
+                        && self.namespace.as_deref().is_none_or(of_namespace)
+                    {
                         self.lines.push_back(line(&change.event, &change.object));
                     }
                 }
@@ -160,5 +164,8 @@ fn bookmark(resource: &Resource, version: u64, ends_the_list: bool) -> Vec<u8> {
     if ends_the_list {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
-    line("BOOKMARK", &json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata}))
+    line(
+        "BOOKMARK",
+        &json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata}),
+    )
 }

@@ -150,7 +150,8 @@ impl LiveStore {
         if known.gone.contains(&uid) {
             return;
         }
-        let before = known.entries.get(&key.id).filter(|before| *before.uid == *uid).map(|before| before.form);
+        let before =
+            known.entries.get(&key.id).filter(|before| *before.uid == *uid).map(|before| before.form);
         let form = match content {
             Ok(object) => {
                 self.write(&key.id, object);
@@ -282,7 +283,8 @@ impl LiveStore {
         let pods = &self.tracked.cluster().pods;
         pods.shared_addresses().filter(|address| matches!(pods.owner(*address), Owner::Contested)).map(
             |address| {
-                let names: Vec<String> = pods.claimants(address).iter().map(|pod| pod.id.to_string()).collect();
+                let names: Vec<String> =
+                    pods.claimants(address).iter().map(|pod| pod.id.to_string()).collect();
                 Problem {
                     object: format!("Pod {}", names.first().map_or("", String::as_str)),
                     field: "status.podIPs".to_owned(),
@@ -304,7 +306,8 @@ impl Known {
 }
 
 fn compare(before: &[Problem], now: &[Problem], update: &mut Update) {
-    let (old, new): (BTreeSet<&Problem>, BTreeSet<&Problem>) = (before.iter().collect(), now.iter().collect());
+    let (old, new): (BTreeSet<&Problem>, BTreeSet<&Problem>) =
+        (before.iter().collect(), now.iter().collect());
     for problem in new.difference(&old) {
         if !take(&mut update.solved_problems, problem) {
             update.new_problems.push((*problem).clone());

@@ -92,12 +92,7 @@ pub(super) fn start(client: Client, node: String, stats: Arc<WatchStats>) -> Rep
     Reporter { waiting, stats }
 }
 
-async fn send_all(
-    client: Client,
-    node: String,
-    stats: Arc<WatchStats>,
-    mut reports: mpsc::Receiver<Report>,
-) {
+async fn send_all(client: Client, node: String, stats: Arc<WatchStats>, mut reports: mpsc::Receiver<Report>) {
     let mut recent: HashMap<Report, Instant> = HashMap::new();
     let mut bucket = Bucket::new(Instant::now());
     let mut refused = false;
@@ -238,7 +233,8 @@ mod tests {
 
     #[test]
     fn what_the_api_takes() {
-        let long = report(Kind::Node, "", &format!("{}.{}", "n".repeat(235), "m".repeat(17)), &"ä".repeat(5000));
+        let long =
+            report(Kind::Node, "", &format!("{}.{}", "n".repeat(235), "m".repeat(17)), &"ä".repeat(5000));
         let event = event(&long, "n1", SystemTime::now());
         let name = event.metadata.name.expect("a name");
         assert!(super::super::super::convert::is_dns_subdomain(&name), "{name}");

@@ -107,7 +107,8 @@ fn ports(spec: &slim::PodSpec, faults: &mut Faults) -> Vec<ContainerPort> {
             }
             let protocol = port.protocol.as_deref().filter(|name| !name.is_empty());
             let protocol = parse_protocol(protocol, &at.key("protocol"), faults);
-            let number = port_number(port.container_port.unwrap_or_default(), &at.key("containerPort"), faults);
+            let number =
+                port_number(port.container_port.unwrap_or_default(), &at.key("containerPort"), faults);
             if let (Some(protocol), Some(port)) = (protocol, number) {
                 ports.push(ContainerPort { name, protocol, port });
             }

@@ -11,13 +11,17 @@ const POD: &str = include_str!("pod.json");
 fn a_full_pod() {
     let seen = sighting(Kind::Pod, POD).expect("a pod");
     assert_eq!(seen.problems, []);
-    assert_eq!((seen.key, seen.uid.as_str()), (
-        ObjectKey { kind: Kind::Pod, id: ObjectName::new("prod", "web-7d4b9c6f5-x2x9k") },
-        "8f3c6a52-9d1e-4b7a-a0c3-5e2f1d4b6a98",
-    ));
+    assert_eq!(
+        (seen.key, seen.uid.as_str()),
+        (
+            ObjectKey { kind: Kind::Pod, id: ObjectName::new("prod", "web-7d4b9c6f5-x2x9k") },
+            "8f3c6a52-9d1e-4b7a-a0c3-5e2f1d4b6a98",
+        )
+    );
     assert_eq!(seen.version, Version::Number(48_213_377));
     let Ok(Object::Pod(pod)) = seen.content else { panic!("it is whole") };
-    let port = |name: Option<&str>, protocol, port| ContainerPort { name: name.map(str::to_owned), protocol, port };
+    let port =
+        |name: Option<&str>, protocol, port| ContainerPort { name: name.map(str::to_owned), protocol, port };
     let expected = Pod {
         id: ObjectName::new("prod", "web-7d4b9c6f5-x2x9k"),
         uid: "8f3c6a52-9d1e-4b7a-a0c3-5e2f1d4b6a98".to_owned(),
@@ -94,13 +98,24 @@ fn a_broken_pod_tells_its_fields() {
     let told = seen.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(
         told,
-        [r#"Pod dev/p: metadata.annotations["sluice.dev/source-ranges"]: "10.0.0.0/33": prefix length must be 0 to 32"#]
+        [
+            r#"Pod dev/p: metadata.annotations["sluice.dev/source-ranges"]: "10.0.0.0/33": prefix length must be 0 to 32"#
+        ]
     );
 }
 
 #[test]
 fn what_is_no_object_is_the_servers_fault() {
-    for text in ["", "null", "[]", "5", "{}", r#"{"metadata":{}}"#, r#"{"metadata":{"name":""}}"#, r#"{"metadata":{"name":"p"}}"#] {
+    for text in [
+        "",
+        "null",
+        "[]",
+        "5",
+        "{}",
+        r#"{"metadata":{}}"#,
+        r#"{"metadata":{"name":""}}"#,
+        r#"{"metadata":{"name":"p"}}"#,
+    ] {
         assert!(sighting(Kind::Pod, text).is_err(), "{text}");
         assert!(about(Kind::Pod, text).is_err(), "{text}");
     }

@@ -35,7 +35,9 @@ fn pod(name: &str, uid: &str, address: &str) -> Pod {
 fn apply(key: ObjectKey, uid: &str, version: u64, content: Result<Object, StandIn>) -> Event {
     let problems = match content {
         Ok(_) => Vec::new(),
-        Err(_) => vec![Problem { object: key.to_string(), message: "broken".to_owned(), ..Problem::default() }],
+        Err(_) => {
+            vec![Problem { object: key.to_string(), message: "broken".to_owned(), ..Problem::default() }]
+        }
     };
     Event::Apply(Box::new(Sighting {
         key,

@@ -11,18 +11,30 @@ use crate::model::Tracked;
 #[derive(Clone, Debug)]
 enum Step {
     /// Creates or changes the object of this name.
-    Put { name: usize, shape: Shape },
-    Delete { name: usize },
+    Put {
+        name: usize,
+        shape: Shape,
+    },
+    Delete {
+        name: usize,
+    },
     /// Deleted and created again.
-    Replace { name: usize, shape: Shape },
+    Replace {
+        name: usize,
+        shape: Shape,
+    },
     /// The last event is lost, until the next list.
     Lose,
     /// An earlier event comes once more.
-    Repeat { which: usize },
+    Repeat {
+        which: usize,
+    },
     /// The last two events change places.
     Swap,
     /// A list that breaks off after as many objects.
-    HalfList { length: usize },
+    HalfList {
+        length: usize,
+    },
     List,
 }
 

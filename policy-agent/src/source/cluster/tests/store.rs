@@ -64,7 +64,8 @@ fn events_that_come_twice_or_late_change_nothing() {
 
 #[test]
 fn the_list_is_right_where_versions_went_back() {
-    let mut store = store([Event::Init(Kind::Pod), apply_pod("a", "1", 500, "10.0.0.5"), Event::InitDone(Kind::Pod)]);
+    let mut store =
+        store([Event::Init(Kind::Pod), apply_pod("a", "1", 500, "10.0.0.5"), Event::InitDone(Kind::Pod)]);
     // Restored from a backup, as only a list tells.
     store.apply([
         Event::Init(Kind::Pod),
@@ -102,7 +103,14 @@ fn an_address_goes_to_the_next_pod_and_stays_there() {
 
 #[test]
 fn a_broken_policy_keeps_its_last_good_version_and_else_is_closed() {
-    let policy = |n| apply(key(Kind::NetworkPolicy, "x"), "1", n, Ok(Object::Policy(Policy { ingress: None, ..closed("x") })));
+    let policy = |n| {
+        apply(
+            key(Kind::NetworkPolicy, "x"),
+            "1",
+            n,
+            Ok(Object::Policy(Policy { ingress: None, ..closed("x") })),
+        )
+    };
     let broken = |uid, n| apply(key(Kind::NetworkPolicy, "x"), uid, n, Err(StandIn::Policy(closed("x"))));
     let isolates = |store: &mut LiveStore| {
         let policies = &store.tracked().cluster().policies;
@@ -127,7 +135,8 @@ fn a_broken_policy_keeps_its_last_good_version_and_else_is_closed() {
 fn broken_pods_leave_their_addresses_to_whole_ones() {
     let stand_in = || Err(StandIn::Pod(vec![address("10.0.0.1"), address("10.0.0.2")]));
     let mut store = store([apply(key(Kind::Pod, "b"), "1", 1, stand_in())]);
-    let broken = |store: &mut LiveStore| store.tracked().cluster().broken_pods.values().cloned().collect::<Vec<_>>();
+    let broken =
+        |store: &mut LiveStore| store.tracked().cluster().broken_pods.values().cloned().collect::<Vec<_>>();
     assert_eq!(broken(&mut store), [[address("10.0.0.1"), address("10.0.0.2")]]);
     store.apply([apply_pod("a", "2", 2, "10.0.0.1")]);
     assert_eq!(broken(&mut store), [[address("10.0.0.2")]]);
