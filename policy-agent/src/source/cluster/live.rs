@@ -11,7 +11,7 @@ use super::super::object::{Kind, Object, ObjectKey, StandIn};
 use super::super::store::Update;
 use super::event::{Departure, Event, Sighting, Version};
 use super::shared::Shared;
-use crate::model::{ContainerPort, Labels, ObjectName, Owner, Pod, Tracked};
+use crate::model::{Cluster, ContainerPort, Labels, ObjectName, Owner, Pod, Tracked};
 
 #[derive(Debug, Default)]
 pub struct LiveStore {
@@ -91,6 +91,11 @@ impl LiveStore {
     /// What the changes name is what differs; whoever compiles takes them.
     pub const fn tracked(&mut self) -> &mut Tracked {
         &mut self.tracked
+    }
+
+    /// What is enforced of all that came.
+    pub const fn cluster(&self) -> &Cluster {
+        self.tracked.cluster()
     }
 
     /// Every kind was listed completely at least once.

@@ -27,9 +27,9 @@ async fn list_and_watch_are_all_that_is_used() {
         used,
         [
             "watch namespaces (core)",
-            "watch networkpolicies (networking.k8s.io)",
             "watch nodes (core)",
-            "watch pods (core)"
+            "watch pods (core)",
+            "watch networkpolicies (networking.k8s.io)",
         ]
     );
     // A role that lacks something is told by what it lacks.
@@ -50,7 +50,7 @@ async fn a_token_in_the_kubeconfig_or_in_a_file() {
     server.require_token("secret");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("token");
-    std::fs::write(&path, "secret\n").expect("a token");
+    std::fs::write(&path, "secret").expect("a token");
     for user in [json!({"token": "secret"}), json!({"tokenFile": path})] {
         let mut agent = Agent::with(&server.url(), &user, None, timing()).await;
         agent.synced().await;

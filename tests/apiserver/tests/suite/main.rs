@@ -77,11 +77,13 @@ impl Agent {
             match tokio::time::timeout(pause, self.events.next()).await {
                 Ok(Some(batch)) => self.solved.extend(self.store.apply(batch).solved_problems),
                 Ok(None) => panic!("the watches ended before {what}"),
-                Err(_) if left.is_zero() => panic!(
-                    "not within {PATIENCE:?}: {what}; {:?}; problems: {:?}",
-                    self.store.tracked().cluster(),
-                    self.store.problems()
-                ),
+                Err(_) if left.is_zero() => {
+                    let problems = self.problems();
+                    panic!(
+                        "not within {PATIENCE:?}: {what}; {problems:?}; {:?}",
+                        self.store.tracked().cluster()
+                    );
+                }
                 Err(_) => {}
             }
         }
