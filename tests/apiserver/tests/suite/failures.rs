@@ -54,8 +54,7 @@ async fn a_server_that_is_not_there_yet() {
 #[tokio::test]
 async fn one_kind_that_is_forbidden_leaves_the_others_alone() {
     let server = server();
-    server
-        .set_faults(|faults| drop(faults.refuse.insert("networkpolicies".to_owned(), Refusal::always(403))));
+    server.set_faults(|faults| faults.refuse("networkpolicies", Refusal::always(403)));
     let mut agent = Agent::start(&server).await;
     agent
         .until("the other kinds are there", |agent| {
@@ -82,7 +81,7 @@ async fn one_kind_that_is_forbidden_leaves_the_others_alone() {
 async fn a_server_that_is_busy_says_when_to_ask_again() {
     let server = server();
     let busy = Refusal { code: 429, retry_after: Some(3), times: Some(1) };
-    server.set_faults(|faults| drop(faults.refuse.insert("pods".to_owned(), busy)));
+    server.set_faults(|faults| faults.refuse("pods", busy));
     let began = Instant::now();
     let mut agent = Agent::start(&server).await;
     agent.synced().await;
@@ -124,7 +123,7 @@ async fn a_broken_policy_is_closed_until_it_is_mended() {
     let mut agent = Agent::start(&server).await;
     agent.synced().await;
     let rules = |agent: &mut Agent, name: &str| {
-        let policies = &agent.store.tracked().cluster().policies;
+        let policies = &agent.store.cluster().policies;
         policies.get(&id(name)).and_then(|policy| policy.ingress.as_ref().map(Vec::len))
     };
     assert_eq!(rules(&mut agent, "bad"), Some(0), "closed");
@@ -177,7 +176,7 @@ async fn a_flood_waits_for_the_agent() {
             tokio::time::timeout(PATIENCE, agent.events.next()).await.expect("in time").expect("events");
         largest = largest.max(batch.len());
         agent.store.apply(batch);
-        let pod = agent.store.tracked().cluster().pods.get(&id("p1")).expect("the pod");
+        let pod = agent.store.cluster().pods.get(&id("p1")).expect("the pod");
         if pod.labels.get("n").is_some_and(|n| n == "19999") {
             break;
         }

@@ -36,7 +36,7 @@ async fn what_vanished_in_a_gap_is_removed() {
         server.compact();
         server.come_back().expect("the port is free");
         agent.until("the pods of now", |agent| agent.pods() == ["late", "p1", "p6", "p7", "p8", "p9"]).await;
-        let pod = agent.store.tracked().cluster().pods.get(&id("p1")).expect("the pod");
+        let pod = agent.store.cluster().pods.get(&id("p1")).expect("the pod");
         assert_eq!(pod.addresses, ["10.0.0.21".parse::<std::net::IpAddr>().expect("an address")]);
         assert_eq!(agent.relists(Kind::Pod, Relist::Gone), 1, "{streaming:?} {gone:?}");
     }
@@ -127,7 +127,7 @@ async fn events_that_are_late_or_come_twice() {
     server.inject("pods", "DELETED", former).expect("inject");
     server.put(pod("mark", "10.0.0.40")).expect("put");
     agent.until("the mark", |agent| agent.pods().contains(&"mark".to_owned())).await;
-    let pod = agent.store.tracked().cluster().pods.get(&id("p1")).expect("it is still there");
+    let pod = agent.store.cluster().pods.get(&id("p1")).expect("it is still there");
     assert_eq!(pod.addresses, ["10.0.0.31".parse::<std::net::IpAddr>().expect("an address")]);
     // One that went does not come back by an event that was late.
     server.delete("pods", "dev", "p2").expect("delete");

@@ -75,16 +75,16 @@ impl Agent {
             // Some of what is waited for, such as a count, comes without an event.
             let pause = left.min(Duration::from_millis(100));
             match tokio::time::timeout(pause, self.events.next()).await {
-                Ok(Some(batch)) => self.solved.extend(self.store.apply(batch).solved_problems),
-                Ok(None) => panic!("the watches ended before {what}"),
-                Err(_) if left.is_zero() => {
-                    let problems = self.problems();
-                    panic!(
-                        "not within {PATIENCE:?}: {what}; {problems:?}; {:?}",
-                        self.store.tracked().cluster()
-                    );
+                Ok(batch) => {
+                    let batch = batch.expect("the watches go on");
+                    self.solved.extend(self.store.apply(batch).solved_problems);
                 }
-                Err(_) => {}
+                Err(_) => assert!(
+                    !left.is_zero(),
+                    "not within {PATIENCE:?}: {what}; {:?}; {:?}",
+                    self.problems(),
+                    self.store.cluster()
+                ),
             }
         }
     }
@@ -105,11 +105,11 @@ impl Agent {
     }
 
     fn pods(&mut self) -> Vec<String> {
-        self.store.tracked().cluster().pods.names().map(|id| id.name.clone()).collect()
+        self.store.cluster().pods.names().map(|id| id.name.clone()).collect()
     }
 
     fn policies(&mut self) -> Vec<String> {
-        self.store.tracked().cluster().policies.keys().map(|id| id.name.clone()).collect()
+        self.store.cluster().policies.keys().map(|id| id.name.clone()).collect()
     }
 
     fn problems(&self) -> Vec<String> {

@@ -54,7 +54,7 @@ async fn a_story() {
     cluster.put(&policy("x", json!({"podSelector": {}, "policyTypes": ["Ingress"]}))).await.expect("put");
     let mut agent = server.agent().await;
     agent.synced().await;
-    let state = agent.store.tracked().cluster().clone();
+    let state = agent.store.cluster().clone();
     assert_eq!(state.pods.len(), 7);
     let first = state.pods.get(&id("p1")).expect("the pod");
     assert_eq!(first.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().expect("an address")]);
@@ -82,7 +82,7 @@ async fn a_story() {
     cluster.put(&policy("y", json!({"podSelector": {}, "policyTypes": ["Egress"]}))).await.expect("put");
     agent
         .until("every change has come", |agent| {
-            let cluster = agent.store.tracked().cluster();
+            let cluster = agent.store.cluster();
             let pod = |name: &str| cluster.pods.get(&id(name));
             cluster
                 .namespaces
@@ -105,7 +105,7 @@ async fn a_story() {
     cluster.delete(&policy("y", json!({}))).await.expect("delete");
     agent
         .until("deletions have come", |agent| {
-            let cluster = agent.store.tracked().cluster();
+            let cluster = agent.store.cluster();
             cluster.nodes.len() == 1 && cluster.policies.len() == 1
         })
         .await;
@@ -113,7 +113,7 @@ async fn a_story() {
     // Another agent, which knows only what is there now, knows the same.
     let mut later = server.agent().await;
     later.synced().await;
-    assert_eq!(later.store.tracked().cluster(), agent.store.tracked().cluster());
+    assert_eq!(later.store.cluster(), agent.store.cluster());
     assert!(later.source.stats().is_current());
 }
 
@@ -131,16 +131,16 @@ async fn one_address_over_time() {
         let seen = uids.clone();
         agent
             .until("the pod that has the name now", |agent| {
-                let pod = agent.store.tracked().cluster().pods.get(&id("p"));
+                let pod = agent.store.cluster().pods.get(&id("p"));
                 pod.is_some_and(|pod| !seen.contains(&pod.uid) && !pod.addresses.is_empty())
             })
             .await;
-        let pod = agent.store.tracked().cluster().pods.get(&id("p")).map(|pod| pod.uid.clone());
+        let pod = agent.store.cluster().pods.get(&id("p")).map(|pod| pod.uid.clone());
         uids.extend(pod);
         cluster.delete(&pod_of("p")).await.expect("delete");
     }
     agent.until("the last is gone", |agent| agent.pods().is_empty()).await;
-    assert_eq!(agent.store.tracked().cluster().pods.addresses().count(), 0);
+    assert_eq!(agent.store.cluster().pods.addresses().count(), 0);
 }
 
 fn pod_of(name: &str) -> Value {

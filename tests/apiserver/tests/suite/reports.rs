@@ -78,7 +78,7 @@ async fn a_flood_is_cut_and_never_waits() {
 #[tokio::test]
 async fn events_that_are_forbidden_disturb_nothing() {
     let server = ApiServer::start().expect("the double starts");
-    server.set_faults(|faults| drop(faults.refuse.insert("events".to_owned(), Refusal::always(403))));
+    server.set_faults(|faults| faults.refuse("events", Refusal::always(403)));
     let mut agent = Agent::start(&server).await;
     agent.synced().await;
     agent.source.reporter().report(reference(Kind::Pod, "p"), Concern::Invalid, "bad");

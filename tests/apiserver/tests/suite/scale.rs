@@ -24,10 +24,10 @@ async fn ten_thousand_pods() {
         let mut agent = Agent::with(&server.url(), &json!({}), None, timing).await;
         agent.synced().await;
         let took = began.elapsed();
-        assert_eq!(agent.store.tracked().cluster().pods.len(), PODS);
+        assert_eq!(agent.store.cluster().pods.len(), PODS);
         say(&format!("{PODS} pods, streaming {streaming:?}: in sync after {took:.2?}"));
         assert!(took < Duration::from_secs(30), "{took:?}");
-        let pods = &agent.store.tracked().cluster().pods;
+        let pods = &agent.store.cluster().pods;
         let first = pods.values().next().expect("a pod");
         assert!(
             pods.values().all(|pod| std::sync::Arc::ptr_eq(&pod.labels, &first.labels)),

@@ -24,7 +24,7 @@ fn uses(server: &ApiServer, verb: &str, resource: &str) -> u64 {
 
 async fn is_complete(agent: &mut Agent, server: &ApiServer) {
     agent.synced().await;
-    let cluster = agent.store.tracked().cluster();
+    let cluster = agent.store.cluster();
     let sizes = (cluster.pods.len(), cluster.namespaces.len(), cluster.nodes.len(), cluster.policies.len());
     assert_eq!(sizes, (10, 1, 1, 1));
     // And the watch goes on from the list, however that came.
