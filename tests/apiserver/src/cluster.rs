@@ -34,18 +34,22 @@ impl Cluster {
         let of_object = format!("{path}/{name}");
         let old = self.client.request::<Value>(request(Method::GET, &of_object, None)?).await.ok();
         let mut object = object.clone();
-        match &old {
-            Some(old) => {
-                object["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        match old {
+            Some(mut old) => {
+                // What a real server has filled in must come back as it is, and a pod may only change its metadata.
+                old["metadata"]["labels"] = object["metadata"]["labels"].take();
+                if object["kind"] != "Pod" {
+                    old["spec"] = object["spec"].take();
+                }
+                old["status"] = object["status"].take();
+                object = old;
                 self.send(Method::PUT, &of_object, Some(&object)).await?;
             }
             None => self.send(Method::POST, &path, Some(&object)).await?,
         }
-        if object.get("status").is_some() {
-            object["metadata"]["resourceVersion"] = Value::Null;
-            let stripped =
-                object["metadata"].as_object_mut().map(|metadata| metadata.remove("resourceVersion"));
-            stripped.context("an object without metadata")?;
+        if object.get("status").is_some_and(|status| !status.is_null()) {
+            // The version that the first write gave it is not ours to know.
+            object["metadata"].as_object_mut().map(|metadata| metadata.remove("resourceVersion"));
             self.send(Method::PUT, &format!("{of_object}/status"), Some(&object)).await?;
         }
         Ok(())

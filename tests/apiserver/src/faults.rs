@@ -21,6 +21,12 @@ pub struct Faults {
     pub bookmarks: Option<Duration>,
 }
 
+impl Faults {
+    pub fn refuse(&mut self, resource: &str, refusal: Refusal) {
+        self.refuse.insert(resource.to_owned(), refusal);
+    }
+}
+
 /// What becomes of `sendInitialEvents`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Streaming {

@@ -93,6 +93,7 @@ impl LiveStore {
         &mut self.tracked
     }
 
+    /// What is enforced of all that came.
     pub const fn cluster(&self) -> &Cluster {
         self.tracked.cluster()
     }
@@ -143,10 +144,8 @@ impl LiveStore {
     fn sighted(&mut self, sighting: Sighting, update: &mut Update) {
         let Sighting { key, uid, version, content, problems } = sighting;
         let known = self.kinds.entry(key.kind).or_default();
-        let before = known.entries.get_mut(&key.id);
-        if let Some(before) = before {
+        if let Some(before) = known.entries.get(&key.id) {
             let first_of_list = known.listing && before.seen != known.list;
-            before.seen = known.list;
             if !first_of_list && version.is_older_than(&before.version) {
                 return;
             }

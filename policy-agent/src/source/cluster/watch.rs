@@ -219,7 +219,7 @@ impl Watch {
                 Some(lines) => Ok(lines),
                 None => self.open(Some(&version)).await,
             };
-            let failure = match opened {
+            let (failure, told) = match opened {
                 Ok(lines) => {
                     let since = Instant::now();
                     let end = self.read(lines, &mut version, attempts).await;
@@ -230,22 +230,23 @@ impl Watch {
                     } else {
                         attempts.short_streams = attempts.short_streams.saturating_add(1);
                     }
-                    match end {
+                    let failure = match end {
                         Ok(()) if stable => continue,
                         Ok(()) => Failure::new("the watch ended at once"),
                         Err(Stop::Failed(failure)) => failure,
                         Err(Stop::Closed) => return Err(Stop::Closed),
-                    }
+                    };
+                    (failure, attempts.short_streams >= STORM)
                 }
                 Err(failure) => {
-                    attempts.short_streams = STORM;
-                    failure
+                    attempts.short_streams = 0;
+                    (failure, true)
                 }
             };
             if failure.is_gone() {
                 return Ok(failure);
             }
-            if attempts.short_streams >= STORM {
+            if told {
                 self.failed("watch", failure, attempts).await?;
             } else {
                 tracing::debug!(kind = self.kind.name(), %failure, "the watch is opened again");
@@ -261,15 +262,28 @@ impl Watch {
         version: &mut Version,
         attempts: &mut Attempts,
     ) -> Result<(), Stop> {
-        if attempts.short_streams < STORM {
-            self.well(attempts).await?;
-        }
+        let patience = self.timing.watch + self.timing.watch / 4 + LATE;
+        // After a storm, only a stream that lasts shows that it is over.
+        let calm_at = match attempts.short_streams >= STORM {
+            true => tokio::time::Instant::now() + STABLE,
+            false => tokio::time::Instant::now(),
+        };
+        let mut calm = false;
         loop {
-            let patience = self.timing.watch + self.timing.watch / 4 + LATE;
-            let step = self.step(&mut lines, patience, false).await?;
-            if !matches!(step, Step::End) {
-                self.well(attempts).await?;
-            }
+            let next = self.step(&mut lines, patience, false);
+            let step = if calm {
+                next.await?
+            } else {
+                match tokio::time::timeout_at(calm_at, next).await {
+                    Ok(step) => step?,
+                    Err(_) => {
+                        calm = true;
+                        attempts.short_streams = 0;
+                        self.well(attempts).await?;
+                        continue;
+                    }
+                }
+            };
             match step {
                 Step::Object(event, newer) => {
                     self.send(event).await?;
