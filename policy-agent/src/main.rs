@@ -2,13 +2,12 @@
 
 mod cli;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
-    match cli::run(arguments) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match cli::main(&arguments) {
         Ok(code) => code,
         Err(error) => {
             anstream::eprintln!("policy-agent: {error:#}");

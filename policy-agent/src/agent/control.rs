@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::status::{FlowStatus, Status};
+use crate::logging::LogFilter;
 
 /// A request is a word; whoever sends more is not talking to us.
 const REQUEST_BYTES: u64 = 4096;
@@ -21,8 +23,8 @@ const CLIENTS: usize = 128;
 /// How soon `ask` tries again while the agent is starting.
 const CONNECT_RETRY: Duration = Duration::from_millis(50);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "request")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
     /// Read the sources now, and answer when that is enforced.
     Sync,
@@ -31,6 +33,17 @@ pub enum Request {
     Flows,
     /// Stop; enforcement stays.
     Shutdown,
+    /// What is logged; with a filter, from now on. Answered with [`LogReply`], even while the agent is busy.
+    LogLevel {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        filter: Option<String>,
+    },
+}
+
+/// The filter in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReply {
+    pub filter: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +70,10 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(super) async fn bind(path: &Path) -> anyhow::Result<(Self, mpsc::Receiver<Question>)> {
+    pub(super) async fn bind(
+        path: &Path,
+        log: LogFilter,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<Question>)> {
         let named = || format!("the control socket {}", path.display());
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(named)?;
@@ -70,7 +86,7 @@ impl Server {
         let listener = bound.with_context(named)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(named)?;
         let (sender, receiver) = mpsc::channel(CLIENTS);
-        tokio::spawn(accept(listener, sender));
+        tokio::spawn(accept(listener, sender, log));
         Ok((Self { path: path.to_owned() }, receiver))
     }
 }
@@ -83,15 +99,15 @@ async fn clear(path: &Path) -> anyhow::Result<()> {
     Ok(std::fs::remove_file(path)?)
 }
 
-async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
+async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>, log: LogFilter) {
     let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
     loop {
         let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let questions = questions.clone();
+                let (questions, log) = (questions.clone(), log.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &questions).await {
+                    if let Err(error) = serve(stream, &questions, &log).await {
                         tracing::debug!("control client: {error}");
                     }
                     drop(place);
@@ -105,18 +121,28 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
     }
 }
 
-async fn serve(stream: UnixStream, questions: &mpsc::Sender<Question>) -> anyhow::Result<()> {
+async fn serve(
+    stream: UnixStream,
+    questions: &mpsc::Sender<Question>,
+    log: &LogFilter,
+) -> anyhow::Result<()> {
     let (reading, mut writing) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reading.take(REQUEST_BYTES));
     tokio::time::timeout(CLIENT_PATIENCE, reader.read_line(&mut line)).await??;
+    let refusal =
+        |error: &dyn std::fmt::Display| serde_json::json!({ "error": error.to_string() }).to_string();
     let reply = match serde_json::from_str(line.trim()) {
+        Ok(Request::LogLevel { filter }) => match filter.map_or(Ok(()), |filter| log.set(&filter)) {
+            Ok(()) => serde_json::to_string(&LogReply { filter: log.current()? })?,
+            Err(error) => refusal(&error),
+        },
         Ok(request) => {
             let (answer, reply) = oneshot::channel();
             questions.send(Question { request, answer }).await?;
             serde_json::to_string(&reply.await?)?
         }
-        Err(error) => serde_json::json!({ "error": error.to_string() }).to_string(),
+        Err(error) => refusal(&error),
     };
     let bytes = format!("{reply}\n");
     tokio::time::timeout(CLIENT_PATIENCE, writing.write_all(bytes.as_bytes())).await??;
@@ -125,10 +151,24 @@ async fn serve(stream: UnixStream, questions: &mpsc::Sender<Question>) -> anyhow
 
 /// Asks a running agent. Until `timeout` an agent that is not there yet is waited for.
 pub async fn ask(socket: &Path, request: Request, timeout: Duration) -> anyhow::Result<Reply> {
+    exchange(socket, &request, timeout).await
+}
+
+/// Asks a running agent what it logs, or changes that; returns the filter in force.
+pub async fn log_level(socket: &Path, filter: Option<String>, timeout: Duration) -> anyhow::Result<String> {
+    let reply: LogReply = exchange(socket, &Request::LogLevel { filter }, timeout).await?;
+    Ok(reply.filter)
+}
+
+async fn exchange<R: DeserializeOwned>(
+    socket: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> anyhow::Result<R> {
     let exchange = async {
         let stream = connect(socket).await?;
         let (reading, mut writing) = stream.into_split();
-        writing.write_all(format!("{}\n", serde_json::to_string(&request)?).as_bytes()).await?;
+        writing.write_all(format!("{}\n", serde_json::to_string(request)?).as_bytes()).await?;
         let mut line = String::new();
         BufReader::new(reading).read_line(&mut line).await?;
         anyhow::ensure!(!line.is_empty(), "the agent closed the connection");

@@ -14,11 +14,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-pub use control::{Reply, Request, ask};
+pub use control::{LogReply, Reply, Request, ask, log_level};
 pub use status::{EndpointState, EndpointStatus, FlowStatus, Status};
 
 use crate::datapath::bpf::AttachMode;
 use crate::endpoints::LinkWatch;
+use crate::logging::LogFilter;
 use crate::source::FolderWatch;
 use control::{Question, Server};
 use core::Core;
@@ -48,8 +49,8 @@ enum Wake {
 }
 
 /// Runs until SIGTERM, SIGINT or a `shutdown` request. Enforcement stays in place.
-pub async fn run(options: Options) -> anyhow::Result<()> {
-    let (server, mut questions) = Server::bind(&options.socket).await?;
+pub async fn run(options: Options, log: LogFilter) -> anyhow::Result<()> {
+    let (server, mut questions) = Server::bind(&options.socket, log).await?;
     let mut core = Core::start(&options)?;
     let mut drops = core.drops()?;
     core.follow_debug_log();
