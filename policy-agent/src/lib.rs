@@ -2,11 +2,17 @@
 
 pub mod agent;
 pub mod cni;
+pub mod coexistence;
 pub mod compile;
+pub mod config;
 pub mod datapath;
 pub mod endpoints;
 pub mod explain;
 pub mod flows;
+pub mod health;
+pub mod http;
+pub mod logging;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 mod ready;

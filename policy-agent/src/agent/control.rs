@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::status::{FlowStatus, Status};
 use crate::cni::protocol::{CniReply, CniRequest, REQUEST_BYTES};
+use crate::logging::LogFilter;
 
 /// A client that neither asks nor reads is let go.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
@@ -22,7 +23,7 @@ const CLIENTS: usize = 128;
 const CONNECT_RETRY: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "request")]
+#[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
     /// Read the sources now, and answer when that is enforced.
     Sync,
@@ -33,6 +34,17 @@ pub enum Request {
     Shutdown,
     /// The network plugin asks.
     Cni(CniRequest),
+    /// What is logged; with a filter, from now on. Answered with [`LogReply`], even while the agent is busy.
+    LogLevel {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        filter: Option<String>,
+    },
+}
+
+/// The filter in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReply {
+    pub filter: String,
 }
 
 /// What is answered: which, the request tells.
@@ -73,7 +85,10 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(super) async fn bind(path: &Path) -> anyhow::Result<(Self, mpsc::Receiver<Question>)> {
+    pub(super) async fn bind(
+        path: &Path,
+        log: LogFilter,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<Question>)> {
         let named = || format!("the control socket {}", path.display());
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(named)?;
@@ -86,7 +101,7 @@ impl Server {
         let listener = bound.with_context(named)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(named)?;
         let (sender, receiver) = mpsc::channel(CLIENTS);
-        tokio::spawn(accept(listener, sender));
+        tokio::spawn(accept(listener, sender, log));
         Ok((Self { path: path.to_owned() }, receiver))
     }
 }
@@ -99,15 +114,15 @@ async fn clear(path: &Path) -> anyhow::Result<()> {
     Ok(std::fs::remove_file(path)?)
 }
 
-async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
+async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>, log: LogFilter) {
     let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
     loop {
         let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let questions = questions.clone();
+                let (questions, log) = (questions.clone(), log.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &questions).await {
+                    if let Err(error) = serve(stream, &questions, &log).await {
                         tracing::debug!("control client: {error}");
                     }
                     drop(place);
@@ -121,18 +136,28 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
     }
 }
 
-async fn serve(stream: UnixStream, questions: &mpsc::Sender<Question>) -> anyhow::Result<()> {
+async fn serve(
+    stream: UnixStream,
+    questions: &mpsc::Sender<Question>,
+    log: &LogFilter,
+) -> anyhow::Result<()> {
     let (reading, mut writing) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reading.take(REQUEST_BYTES));
     tokio::time::timeout(CLIENT_PATIENCE, reader.read_line(&mut line)).await??;
+    let refusal =
+        |error: &dyn std::fmt::Display| serde_json::json!({ "error": error.to_string() }).to_string();
     let reply = match serde_json::from_str(line.trim()) {
+        Ok(Request::LogLevel { filter }) => match filter.map_or(Ok(()), |filter| log.set(&filter)) {
+            Ok(()) => serde_json::to_string(&LogReply { filter: log.current()? })?,
+            Err(error) => refusal(&error),
+        },
         Ok(request) => {
             let (answer, reply) = oneshot::channel();
             questions.send(Question { request, answer }).await?;
             serde_json::to_string(&reply.await?)?
         }
-        Err(error) => serde_json::json!({ "error": error.to_string() }).to_string(),
+        Err(error) => refusal(&error),
     };
     let bytes = format!("{reply}\n");
     tokio::time::timeout(CLIENT_PATIENCE, writing.write_all(bytes.as_bytes())).await??;
@@ -144,12 +169,18 @@ pub async fn ask(socket: &Path, request: Request, timeout: Duration) -> anyhow::
     ask_for(socket, &request, timeout).await
 }
 
+/// Asks a running agent what it logs, or changes that; returns the filter in force.
+pub async fn log_level(socket: &Path, filter: Option<String>, timeout: Duration) -> anyhow::Result<String> {
+    let reply: LogReply = ask_for(socket, &Request::LogLevel { filter }, timeout).await?;
+    Ok(reply.filter)
+}
+
 /// The same, for requests that are answered in another way.
-pub async fn ask_for<T: DeserializeOwned>(
+pub async fn ask_for<R: DeserializeOwned>(
     socket: &Path,
     request: &Request,
     timeout: Duration,
-) -> anyhow::Result<T> {
+) -> anyhow::Result<R> {
     let exchange = async {
         let stream = connect(socket).await?;
         let (reading, mut writing) = stream.into_split();

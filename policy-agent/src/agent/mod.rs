@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-pub use control::{Answer, Reply, Request, ask, ask_for};
+pub use control::{Answer, LogReply, Reply, Request, ask, ask_for, log_level};
 pub use status::{EndpointState, EndpointStatus, FlowStatus, Status};
 
 use crate::datapath::bpf::AttachMode;
 use crate::endpoints::LinkWatch;
+use crate::logging::LogFilter;
 use crate::source::FolderWatch;
 use crate::source::cluster::{self, ClusterSource, Event, Events};
 use cni::Waiting;
@@ -70,8 +71,8 @@ enum Wake {
 }
 
 /// Runs until SIGTERM, SIGINT or a `shutdown` request. Enforcement stays in place.
-pub async fn run(options: Options) -> anyhow::Result<()> {
-    let (server, mut questions) = Server::bind(&options.socket).await?;
+pub async fn run(options: Options, log: LogFilter) -> anyhow::Result<()> {
+    let (server, mut questions) = Server::bind(&options.socket, log).await?;
     let (input, mut objects) = input(&options).await?;
     let mut core = Core::start(&options, input)?;
     let mut drops = core.drops()?;

@@ -54,6 +54,8 @@ pub enum EndpointState {
 }
 
 impl EndpointState {
+    pub const ALL: [Self; 3] = [Self::Enforcing, Self::Waiting, Self::Failed];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Enforcing => "enforcing",

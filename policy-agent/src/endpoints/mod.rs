@@ -73,11 +73,12 @@ pub enum ScanError {
 }
 
 /// Whether the namespaces of all processes are looked into as well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProcScan {
     /// Only named namespaces.
     Never,
     /// Where the directory of namespaces is missing or names none but the agent's own: a runtime that keeps them elsewhere.
+    ///
     /// Where some are named and others not, `Always` has to be asked for.
     #[default]
     IfNoneNamed,

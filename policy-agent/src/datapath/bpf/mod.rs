@@ -12,7 +12,7 @@ mod maps;
 mod pins;
 mod qdisc;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
@@ -180,6 +180,12 @@ impl BpfDatapath {
         frame[12..14].copy_from_slice(&LOCAL_EXPERIMENTAL.to_be_bytes());
         frame[14..].copy_from_slice(bytemuck::bytes_of(seed));
         Ok(clock::run(program(&mut self.ebpf, "seed_flow")?, &frame)? == 1)
+    }
+
+    /// The kernel's numbers of the programs that hang on interfaces.
+    pub fn program_ids(&mut self) -> Result<BTreeSet<u32>, BpfError> {
+        let ids = Hook::BOTH.map(|hook| Ok(program(&mut self.ebpf, hook.program())?.info()?.id()));
+        ids.into_iter().collect()
     }
 
     pub fn ebpf(&mut self) -> &mut Ebpf {

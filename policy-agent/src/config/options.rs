@@ -1,0 +1,217 @@
+//! Every option of `run`, once: flag, environment variable, key in the file, default, type and description all come from
+//! here, and so do `--help`, `config print`, `config check` and docs/configuration.md. A key in the file is the flag's
+//! name without its dashes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+
+use super::values::{Fallback, KubeconfigFiles, Listen, Switch, duration_within, entries, power_of_two};
+use crate::datapath::bpf::AttachMode;
+use crate::endpoints::ProcScan;
+use crate::logging::{Format, check_filter};
+use crate::plan::Capacity;
+
+/// What every subcommand logs, and how.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogOptions {
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `policy_agent=debug`.
+    #[arg(long, global = true, env = "SLUICE_LOG", default_value = "info", value_parser = check_filter, value_name = "LEVEL")]
+    pub log: String,
+    /// How a line of the log looks.
+    #[arg(
+        long,
+        global = true,
+        env = "SLUICE_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub log_format: Format,
+}
+
+/// The agent's control socket, which other subcommands use too.
+#[derive(Clone, Debug, Args)]
+pub struct SocketOption {
+    /// The agent's control socket. Only root can use it.
+    #[arg(long, env = "SLUICE_SOCKET", default_value = "/run/sluice/agent.sock", value_name = "PATH")]
+    pub socket: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BpffsOption {
+    /// Where programs, maps and links are pinned: a folder on a BPF file system, of this agent alone.
+    #[arg(long, env = "SLUICE_BPFFS", default_value = "/sys/fs/bpf/sluice", value_name = "DIR")]
+    pub bpffs: PathBuf,
+}
+
+/// What `run` does.
+#[derive(Clone, Debug, Args)]
+pub struct RunOptions {
+    #[command(flatten)]
+    pub source: SourceOptions,
+    #[command(flatten)]
+    pub enforcement: EnforcementOptions,
+    #[command(flatten)]
+    pub cni: CniOptions,
+    #[command(flatten)]
+    pub operation: OperationOptions,
+    #[command(flatten)]
+    pub tables: TableOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Source")]
+pub struct SourceOptions {
+    /// File with options (YAML); flags and the environment go before it.
+    #[arg(long, env = "SLUICE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of manifests (.yaml, .yml, .json): Namespaces, Pods, Nodes, NetworkPolicies. Without it: the cluster.
+    #[arg(long, env = "SLUICE_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// How to reach the cluster; several files with `:` between them are merged as kubectl does it.
+    ///
+    /// Where nothing names one, KUBECONFIG of the environment counts; without that, the pod's service account.
+    #[arg(long, env = "SLUICE_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<KubeconfigFiles>,
+    /// The kubeconfig's context. Without it, the current one.
+    #[arg(long, env = "SLUICE_CONTEXT", value_parser = NonEmptyStringValueParser::new(), value_name = "NAME")]
+    pub context: Option<String>,
+    /// Enforce only on pods with this spec.nodeName; all pods are peers. Without it, on all pods found here.
+    #[arg(long, env = "SLUICE_NODE", value_parser = NonEmptyStringValueParser::new(), value_name = "NAME")]
+    pub node: Option<String>,
+    /// How long the cluster's API may be silent before the agent says that it is not ready (1s to 60m).
+    ///
+    /// What is enforced stays enforced, however long it lasts.
+    #[arg(
+        long, env = "SLUICE_STALENESS_LIMIT", default_value = "5m", value_name = "TIME",
+        value_parser = duration_within(Duration::from_secs(1), Duration::from_secs(3600)),
+    )]
+    pub staleness_limit: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Enforcement")]
+pub struct EnforcementOptions {
+    #[command(flatten)]
+    pub bpffs: BpffsOption,
+    /// How to hang the programs on an interface.
+    #[arg(long, env = "SLUICE_ATTACH", value_enum, default_value_t, value_name = "HOW")]
+    pub attach: AttachMode,
+    /// Where the container runtime names the pods' network namespaces.
+    #[arg(long, env = "SLUICE_NETNS_DIR", default_value = "/var/run/netns", value_name = "DIR")]
+    pub netns_dir: PathBuf,
+    /// Whether to look for network namespaces in /proc too.
+    #[arg(long, env = "SLUICE_PROC_SCAN", value_enum, default_value_t, value_name = "WHEN")]
+    pub proc_scan: ProcScan,
+    /// What happens on an interface with a pod's namespace behind it that no known pod explains.
+    #[arg(
+        long, env = "SLUICE_UNKNOWN_ENDPOINTS", value_enum, default_value_t = Fallback::Open, value_name = "VERDICT"
+    )]
+    pub unknown_endpoints: Fallback,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "First instant")]
+pub struct CniOptions {
+    /// How long a new pod waits for its policy before it starts (10ms to 5m).
+    #[arg(
+        long, env = "SLUICE_CNI_TIMEOUT", default_value = "10s", value_name = "TIME",
+        value_parser = duration_within(Duration::from_millis(10), Duration::from_secs(300)),
+    )]
+    pub cni_timeout: Duration,
+    /// What happens on the interface of a pod whose policy was not known in that time.
+    #[arg(long, env = "SLUICE_CNI_UNREADY", value_enum, default_value_t = Fallback::Closed, value_name = "VERDICT")]
+    pub cni_unready: Fallback,
+    /// The folder of the CNI configurations.
+    #[arg(long, env = "SLUICE_CNI_CONF_DIR", default_value = "/etc/cni/net.d", value_name = "DIR")]
+    pub cni_conf_dir: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Operation")]
+pub struct OperationOptions {
+    #[command(flatten)]
+    pub socket: SocketOption,
+    /// Where /livez and /readyz are: ADDRESS:PORT, :PORT for all addresses, or off.
+    #[arg(
+        long,
+        env = "SLUICE_HEALTH_ADDRESS",
+        default_value = "127.0.0.1:9879",
+        value_name = "ADDRESS:PORT|off"
+    )]
+    pub health_address: Listen,
+    /// Where /metrics is: ADDRESS:PORT, :PORT for all addresses, or off.
+    #[arg(long, env = "SLUICE_METRICS_ADDRESS", default_value = "off", value_name = "ADDRESS:PORT|off")]
+    pub metrics_address: Listen,
+    /// Whether problems with objects are told as Kubernetes Events.
+    #[arg(long, env = "SLUICE_EVENTS", value_enum, default_value_t = Switch::On, value_name = "on|off")]
+    pub events: Switch,
+}
+
+/// The kernel reserves a table's memory when it is made.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Table sizes")]
+pub struct TableOptions {
+    /// Addresses of pods and single addresses of rules, for each family (64 to 16777216).
+    #[arg(
+        long, env = "SLUICE_TABLE_PEERS", default_value_t = Capacity::default().peers, value_name = "ENTRIES",
+        value_parser = entries(64, 1 << 24),
+    )]
+    pub table_peers: u32,
+    /// Networks of rules, for each family (64 to 16777216).
+    #[arg(
+        long, env = "SLUICE_TABLE_CIDRS", default_value_t = Capacity::default().cidrs, value_name = "ENTRIES",
+        value_parser = entries(64, 1 << 24),
+    )]
+    pub table_cidrs: u32,
+    /// What each policy set says to each class of peers (1024 to 67108864).
+    #[arg(
+        long, env = "SLUICE_TABLE_ROWS", default_value_t = Capacity::default().rows, value_name = "ENTRIES",
+        value_parser = entries(1024, 1 << 26),
+    )]
+    pub table_rows: u32,
+    /// Words of 64 port classes each that these are made of (64 to 16777216).
+    #[arg(
+        long, env = "SLUICE_TABLE_WORDS", default_value_t = Capacity::default().words, value_name = "ENTRIES",
+        value_parser = entries(64, 1 << 24),
+    )]
+    pub table_words: u32,
+    /// Pods of this node (16 to 65536).
+    #[arg(
+        long, env = "SLUICE_TABLE_ENDPOINTS", default_value_t = Capacity::default().endpoints, value_name = "ENTRIES",
+        value_parser = entries(16, 1 << 16),
+    )]
+    pub table_endpoints: u32,
+    /// Networks that pods may send from beside their own addresses (64 to 1048576).
+    #[arg(
+        long, env = "SLUICE_TABLE_SOURCES", default_value_t = Capacity::default().sources, value_name = "ENTRIES",
+        value_parser = entries(64, 1 << 20),
+    )]
+    pub table_sources: u32,
+    /// Sets of eight connections each, a power of two (1024 to 1048576).
+    ///
+    /// A flow table that an agent before this one left keeps its size; `policy-agent uninstall` removes it.
+    #[arg(
+        long, env = "SLUICE_TABLE_FLOW_SETS", default_value_t = Capacity::default().flow_sets, value_name = "ENTRIES",
+        value_parser = power_of_two(1 << 10, 1 << 20),
+    )]
+    pub table_flow_sets: u32,
+}
+
+impl From<&TableOptions> for Capacity {
+    fn from(options: &TableOptions) -> Self {
+        Self {
+            words: options.table_words,
+            rows: options.table_rows,
+            endpoints: options.table_endpoints,
+            peers: options.table_peers,
+            cidrs: options.table_cidrs,
+            sources: options.table_sources,
+            flow_sets: options.table_flow_sets,
+        }
+    }
+}
