@@ -9,3 +9,4 @@ pub mod namespace;
 pub mod packet;
 pub mod packets;
 pub mod random;
+pub mod updates;

@@ -11,7 +11,7 @@ impl Planner {
         let stride = self.layout.stride;
         let used = (self.layout.extents.len() as u64 + 1) * u64::from(stride);
         let capacity = u64::from(self.capacity.rows);
-        let base = self.layout.set_space.allocate(stride).ok_or(TableFull {
+        let base = self.allocate_in(|layout| &mut layout.set_space, stride).ok_or(TableFull {
             table: "rows",
             needed: used.max(capacity + 1),
             capacity,
