@@ -159,18 +159,16 @@ impl Compiler {
             self.scope.clone_from(scope);
             dirty.append(&mut self.index.update_nodes(cluster, scope));
         }
+        if !reach.blocks.is_empty() {
+            dirty.extend(self.index.node_addresses());
+        }
         let addresses = self.classify(cluster, dirty.into_iter());
         let prefixes = !reach.blocks.is_empty() && self.compile_prefixes();
         Delta { addresses, prefixes, endpoints, ..Delta::default() }
     }
 
     /// The endpoints, past and present, whose rules the changes are about.
-    fn endpoints_about(
-        &self,
-        cluster: &Cluster,
-        scope: &Scope,
-        changes: &Changes,
-    ) -> BTreeSet<ObjectName> {
+    fn endpoints_about(&self, cluster: &Cluster, scope: &Scope, changes: &Changes) -> BTreeSet<ObjectName> {
         let mut about = BTreeSet::new();
         let is_known = |name: &ObjectName| self.compiled.endpoints.contains_key(name);
         for name in &changes.pods {
@@ -262,4 +260,80 @@ fn endpoint<'a>(
         Scope::Node { name, .. } => Some(name.clone().unwrap_or_default()),
     };
     Some(rules.endpoint(pod, own_node))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Block, Peer, Policy, Rule, Selector, Tracked};
+
+    fn pod(name: &str, node: &str, last: u8) -> Pod {
+        Pod {
+            id: ObjectName::new("ns", name),
+            uid: name.to_owned(),
+            labels: Arc::default(),
+            node: Some(node.into()),
+            addresses: vec![Ipv4Addr::new(10, 0, 0, last).into()],
+            host_network: false,
+            finished: false,
+            terminating: false,
+            created: 0,
+            ports: [].into(),
+            sources: Vec::new(),
+        }
+    }
+
+    fn policy(peer: Peer) -> Policy {
+        Policy {
+            id: ObjectName::new("ns", "policy"),
+            subject: Selector::everything(),
+            ingress: Some(vec![Rule { peers: Some(vec![peer]), ports: None }]),
+            egress: None,
+        }
+    }
+
+    fn here() -> Scope {
+        Scope::Node { name: Some("here".to_owned()), addresses: BTreeSet::new() }
+    }
+
+    #[test]
+    fn rules_that_nobody_uses_any_more_do_not_pile_up() {
+        let (mut tracked, mut compiler) = (Tracked::default(), Compiler::default());
+        tracked.insert_pod(pod("subject", "here", 1));
+        let mut whole = 0;
+        for n in 0..1000_u32 {
+            let cidr = ipnet::IpNet::from(std::net::IpAddr::from(Ipv4Addr::from_bits(n)));
+            tracked.insert_policy(policy(Peer::Block(Block { cidr, except: Vec::new() })));
+            let changes = tracked.take_changes();
+            whole += u32::from(compiler.update(tracked.cluster(), &here(), &changes).is_everything());
+            assert!(compiler.compiled().groups.len() <= 2 + STALE, "{n}");
+        }
+        assert!((2..20).contains(&whole), "{whole} whole compilations");
+    }
+
+    #[test]
+    fn a_pod_that_is_no_endpoint_costs_its_own_address_and_policies_elsewhere_nothing() {
+        let (mut tracked, mut compiler) = (Tracked::default(), Compiler::default());
+        let namespaces = crate::model::NamespaceMatch::Named("ns".to_owned());
+        tracked.insert_pod(pod("subject", "here", 1));
+        tracked.insert_policy(policy(Peer::Pods { namespaces, pods: Selector::everything() }));
+        let mut update = |tracked: &mut Tracked| {
+            let changes = tracked.take_changes();
+            compiler.update(tracked.cluster(), &here(), &changes)
+        };
+        assert!(update(&mut tracked).is_everything());
+        tracked.insert_pod(pod("peer", "there", 2));
+        let delta = update(&mut tracked);
+        assert_eq!(delta.addresses, [Ipv4Addr::new(10, 0, 0, 2).into()].into());
+        assert!(!delta.everything && !delta.endpoints && !delta.prefixes);
+        let elsewhere =
+            |id| Policy { id, ..Policy::closed(ObjectName::new("", ""), Selector::everything(), true, true) };
+        tracked.insert_policy(elsewhere(ObjectName::new("elsewhere", "closed")));
+        assert!(update(&mut tracked).is_empty());
+        tracked.insert_policy(elsewhere(ObjectName::new("ns", "closed")));
+        assert!(update(&mut tracked).endpoints);
+    }
 }

@@ -123,7 +123,8 @@ pub fn compile(cluster: &Cluster, scope: &Scope) -> Compiled {
 
 /// Whether another pod has taken over one of its addresses.
 fn is_replaced(cluster: &Cluster, pod: &Pod) -> bool {
-    let other = |address: &IpAddr| matches!(cluster.pods.owner(*address), Owner::Pod(owner) if owner.id != pod.id);
+    let other =
+        |address: &IpAddr| matches!(cluster.pods.owner(*address), Owner::Pod(owner) if owner.id != pod.id);
     pod.addresses.iter().any(other)
 }
 
@@ -169,7 +170,9 @@ impl Compiled {
                 }
                 for id in &signature.named {
                     if let Some(port) = self.named.get(*id)
-                        && named.iter().any(|(protocol, name)| *protocol == port.protocol && *name == port.name)
+                        && named
+                            .iter()
+                            .any(|(protocol, name)| *protocol == port.protocol && *name == port.name)
                     {
                         row.port_sets.extend(self.named_sets.get(*id as usize));
                     }

@@ -120,8 +120,13 @@ mod tests {
             "fe80::1",
         ] {
             let address: IpAddr = address.parse().unwrap();
-            let want: Vec<u32> =
-                blocks.iter().filter(|(_, b)| b.contains(address)).map(|(g, _)| *g).collect::<BTreeSet<u32>>().into_iter().collect();
+            let want: Vec<u32> = blocks
+                .iter()
+                .filter(|(_, b)| b.contains(address))
+                .map(|(g, _)| *g)
+                .collect::<BTreeSet<u32>>()
+                .into_iter()
+                .collect();
             assert_eq!(prefixes.groups_of(address), want, "{address}");
         }
     }

@@ -115,8 +115,9 @@ impl Explainer {
         if own == remote {
             return allowed(format!("{} reaches itself, whatever the policies say", pod.id));
         }
-        let from_node =
-            direction == Direction::Ingress && ends.from_node.is_some() && ends.from_node.as_deref() == pod.node.as_deref();
+        let from_node = direction == Direction::Ingress
+            && ends.from_node.is_some()
+            && ends.from_node.as_deref() == pod.node.as_deref();
         let arrival = Arrival { ifindex, direction, from_node };
         let bytes = frame(ends.from, ends.to, protocol);
         // Each question stands for a new connection.

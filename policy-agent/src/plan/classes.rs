@@ -137,8 +137,8 @@ impl Planner {
             let present = self.shadow.cidrs.get(net).copied();
             let to = surroundings.class(*signature);
             if present != Some(to) {
-                let from = present
-                    .unwrap_or_else(|| self.shadow.class_of_prefix(*net, surroundings.old_lengths));
+                let from =
+                    present.unwrap_or_else(|| self.shadow.class_of_prefix(*net, surroundings.old_lengths));
                 prefixes.push(Move { place: Place::Prefix(*net), from, to, remove: false });
             }
         }
@@ -232,7 +232,8 @@ impl Planner {
         let mut models = BTreeMap::new();
         let mut detours = Vec::new();
         for (to, from) in changes {
-            let model = if self.shadow.is_class_used(*to) { *to } else { *models.entry(*to).or_insert(*from) };
+            let model =
+                if self.shadow.is_class_used(*to) { *to } else { *models.entry(*to).or_insert(*from) };
             if !same(*from, model) {
                 detours.push((*to, *from));
             }

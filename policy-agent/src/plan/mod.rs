@@ -68,6 +68,8 @@ struct Layout {
     sets: HashMap<SetKey, u32>,
     /// Copies that only serve a move.
     copies: Vec<u32>,
+    /// Extents that have wider ones in their place.
+    outgrown: Vec<u32>,
     /// Length of each extent of `ROWS` that may be in use.
     extents: HashMap<u32, u32>,
     set_space: Ranges,
@@ -125,6 +127,7 @@ impl Planner {
             stride: FIRST_STRIDE,
             sets: HashMap::new(),
             copies: Vec::new(),
+            outgrown: Vec::new(),
             extents: HashMap::new(),
             set_space: Ranges::new(0, capacity.rows),
             rows: HashMap::new(),
@@ -454,9 +457,11 @@ impl Planner {
     }
 
     fn forget_copies(&mut self) {
-        for base in std::mem::take(&mut self.layout.copies) {
-            let length = self.layout.extents.remove(&base).unwrap_or(0);
-            self.freed.sets.push((base, length));
+        let layout = &mut self.layout;
+        for base in layout.copies.drain(..).chain(layout.outgrown.drain(..)) {
+            if let Some(length) = layout.extents.remove(&base) {
+                self.freed.sets.push((base, length));
+            }
         }
     }
 

@@ -26,9 +26,8 @@ impl Planner {
         }
         let same_endpoints = !delta.endpoints && known.endpoints == endpoints;
         let targets = (!same_endpoints).then(|| self.targets(known, compiled, endpoints));
-        let leaves = |target: &Target| {
-            target.present.is_some_and(|slot| self.shadow.sets(slot) != target.sets)
-        };
+        let leaves =
+            |target: &Target| target.present.is_some_and(|slot| self.shadow.sets(slot) != target.sets);
         if targets.iter().flat_map(|targets| targets.values()).any(leaves) {
             return None;
         }
@@ -79,10 +78,12 @@ impl Planner {
         let revokes = |slot: &u32| {
             let sets = self.shadow.sets(*slot);
             let bases = [sets.egress, sets.ingress].into_iter().filter_map(|set| set.checked_sub(1));
-            bases.flat_map(|base| changes.iter().map(move |change| (base, change))).any(|(base, (from, to))| {
-                let (old, new) = (self.shadow.row(base + from), self.shadow.row(base + to));
-                old != new && self.allows_less(new, old)
-            })
+            bases.flat_map(|base| changes.iter().map(move |change| (base, change))).any(
+                |(base, (from, to))| {
+                    let (old, new) = (self.shadow.row(base + from), self.shadow.row(base + to));
+                    old != new && self.allows_less(new, old)
+                },
+            )
         };
         let slots: Vec<u32> = self.shadow.slots.values().copied().filter(revokes).collect();
         self.shadow.emit_all(slots.into_iter().map(|slot| Op::Watch { slot, on: true }));

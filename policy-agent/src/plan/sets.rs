@@ -59,10 +59,8 @@ impl Planner {
             }
             self.shadow.emit(Op::Sets { slot, sets });
         }
-        for from in moved.into_keys() {
-            let length = self.layout.extents.remove(&from).unwrap_or(0);
-            self.freed.sets.push((from, length));
-        }
+        // They keep their length until the plan has succeeded: if it fails, pods may still be reading them.
+        self.layout.outgrown.extend(moved.into_keys());
         if flipped {
             self.shadow.emit(Op::Barrier);
         }

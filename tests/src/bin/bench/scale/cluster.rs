@@ -62,7 +62,8 @@ impl Shape {
         let workload = Self::workload(place);
         let tier = TIERS[workload as usize % TIERS.len()];
         // As a ReplicaSet names them: its template's hash, and five letters.
-        let name = format!("{tier}-{:010x}-{:05x}", hash(workload), hash(place ^ generation << 20) & 0xf_ffff);
+        let name =
+            format!("{tier}-{:010x}-{:05x}", hash(workload), hash(place ^ generation << 20) & 0xf_ffff);
         ObjectName::new(namespace_name(self.namespace_of(place)), name)
     }
 
@@ -79,7 +80,8 @@ impl Shape {
             label("tier", tier.to_owned()),
             label("pod-template-hash", format!("{:010x}", hash(workload))),
         ];
-        let port = |name: &str, port| ContainerPort { name: Some(name.to_owned()), protocol: Protocol::Tcp, port };
+        let port =
+            |name: &str, port| ContainerPort { name: Some(name.to_owned()), protocol: Protocol::Tcp, port };
         let serial = u64::from(hash(place)) << 32 | u64::from(hash(generation));
         Pod {
             id: self.pod_name(place, generation),
@@ -121,7 +123,10 @@ impl Shape {
         let (subject, ingress, egress) = match (namespace + variant) % 8 {
             0 => (Selector::everything(), vec![rule(vec![own(Selector::everything())], None)], None),
             1 => {
-                let peers = vec![own(is("tier", "frontend")), of(is("team", &team(namespace)), is("tier", "backend"))];
+                let peers = vec![
+                    own(is("tier", "frontend")),
+                    of(is("team", &team(namespace)), is("tier", "backend")),
+                ];
                 (is("tier", "backend"), vec![rule(peers, Some(named("http")))], None)
             }
             2 => {
@@ -131,15 +136,17 @@ impl Shape {
             3 => {
                 let outside = block("0.0.0.0/0", &["10.0.0.0/8", "169.254.0.0/16", "192.168.0.0/16"]);
                 let own = own(Selector::everything());
-                (Selector::everything(), vec![rule(vec![own.clone()], None)], Some(vec![
-                    rule(vec![outside], Some(tcp(&[443]))),
-                    rule(vec![own], Some(named("http"))),
-                ]))
+                (
+                    Selector::everything(),
+                    vec![rule(vec![own.clone()], None)],
+                    Some(vec![rule(vec![outside], Some(tcp(&[443]))), rule(vec![own], Some(named("http")))]),
+                )
             }
             4 => {
                 let office = format!("172.{}.0.0/16", 16 + namespace % 16);
                 let except = format!("172.{}.7.0/24", 16 + namespace % 16);
-                let peers = vec![block(&office, &[&except]), of(is("env", "production"), is("tier", "frontend"))];
+                let peers =
+                    vec![block(&office, &[&except]), of(is("env", "production"), is("tier", "frontend"))];
                 (is("tier", "frontend"), vec![rule(peers, Some(tcp(&[8080])))], None)
             }
             5 => {
@@ -153,7 +160,8 @@ impl Shape {
             }
             _ => {
                 let ours = [Requirement::NotIn { key: "env".to_owned(), values: ["test".to_owned()].into() }];
-                let peers = vec![of(ours.into_iter().collect(), is("tier", "worker")), own(Selector::everything())];
+                let peers =
+                    vec![of(ours.into_iter().collect(), is("tier", "worker")), own(Selector::everything())];
                 (Selector::everything(), vec![rule(peers, None)], None)
             }
         };

@@ -226,8 +226,7 @@ impl Simulation {
             let changes = self.tracked.take_changes();
             let delta = self.compiler.update(self.tracked.cluster(), &self.scope, &changes);
             let compiled = self.compiler.compiled();
-            let written =
-                enforce_changes(&mut self.planner, &mut self.datapath, compiled, &delta, &locals)?;
+            let written = enforce_changes(&mut self.planner, &mut self.datapath, compiled, &delta, &locals)?;
             let now = Instant::now();
             for event in first..next {
                 let took = now.duration_since(due(event)).as_secs_f64() * 1000.0;
@@ -303,6 +302,7 @@ fn memory(field: &str) -> anyhow::Result<f64> {
 /// Of this thread, which is the only one that does anything.
 fn cpu_seconds() -> anyhow::Result<f64> {
     let text = std::fs::read_to_string("/proc/self/schedstat").context("/proc/self/schedstat")?;
-    let nanoseconds: f64 = text.split(' ').next().context("empty")?.parse().context("/proc/self/schedstat")?;
+    let nanoseconds: f64 =
+        text.split(' ').next().context("empty")?.parse().context("/proc/self/schedstat")?;
     Ok(nanoseconds / 1e9)
 }

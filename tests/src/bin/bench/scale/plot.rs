@@ -49,7 +49,13 @@ fn draw_panel(svg: &mut String, left: f64, Panel { title, target, curves }: &Pan
     svg::line(svg, (left, y), (left + WIDTH, y), "#999999", Some("4 3"));
     svg::text(svg, left + 3.0, y - 4.0, "start", &format!("target: {target}"));
     for (pods, _) in curves.first().iter().flat_map(|curve| curve.points.iter()) {
-        svg::text(svg, left + across.at(*pods), TOP + HEIGHT + 18.0, "middle", &format!("{}k", pods / 1000.0));
+        svg::text(
+            svg,
+            left + across.at(*pods),
+            TOP + HEIGHT + 18.0,
+            "middle",
+            &format!("{}k", pods / 1000.0),
+        );
     }
     for (curve, color) in curves.iter().zip(svg::COLORS) {
         let places: Vec<(f64, f64)> = curve.points.iter().copied().map(place).collect();
@@ -87,6 +93,8 @@ impl Scale {
 
     fn decades(&self) -> impl Iterator<Item = f64> {
         let (low, high) = (self.low, self.high);
-        std::iter::successors(Some(low), move |at| Some(at + 1.0)).take_while(move |at| *at <= high).map(|at| 10_f64.powf(at))
+        std::iter::successors(Some(low), move |at| Some(at + 1.0))
+            .take_while(move |at| *at <= high)
+            .map(|at| 10_f64.powf(at))
     }
 }
