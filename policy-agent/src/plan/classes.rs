@@ -185,7 +185,7 @@ impl Planner {
         endpoints: &[LocalEndpoint],
         changes: &BTreeSet<(u32, u32)>,
     ) -> Result<HashMap<(u32, u32), u32>, TableFull> {
-        self.part_from_shared_sets(wanted, endpoints)?;
+        self.part_from_shared_sets(wanted, endpoints, changes)?;
         let mut choice = self.choose(wanted, endpoints, changes);
         if !choice.detours.is_empty() {
             // Rather than make all sets wider.
@@ -264,18 +264,23 @@ impl Planner {
     }
 
     /// A set that some pods leave and others keep must hold old rows for the former and new ones for the latter: those
-    /// that leave read a copy from here on.
+    /// that leave read a copy from here on. Where the rows are the same, as with a class that only rules of other sets
+    /// tell from the one before, both can go on with it.
     fn part_from_shared_sets(
         &mut self,
         wanted: &Wanted<'_>,
         endpoints: &[LocalEndpoint],
+        changes: &BTreeSet<(u32, u32)>,
     ) -> Result<(), TableFull> {
+        let differs = |base: u32| {
+            changes.iter().any(|(to, from)| self.shadow.row(base + to) != self.shadow.row(base + from))
+        };
         let kept: HashSet<u32> =
             wanted.known.sets.iter().filter_map(|key| self.layout.sets.get(key)).copied().collect();
         let shared: Vec<(u32, Vec<(u32, Direction)>)> = self
             .sets_to_be_left(wanted, endpoints)
             .into_iter()
-            .filter(|(base, _)| kept.contains(base))
+            .filter(|(base, _)| kept.contains(base) && differs(*base))
             .collect();
         if shared.is_empty() {
             return Ok(());

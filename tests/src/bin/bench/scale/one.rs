@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use policy_agent::compile::{Compiler, Scope, compile};
 use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
-use policy_agent::datapath::{Datapath as _, enforce_changes, unwatch};
+use policy_agent::datapath::{Datapath, WriteError, enforce_changes, unwatch};
 use policy_agent::model::{ObjectName, Tracked};
-use policy_agent::plan::{Capacity, LocalEndpoint, Planner};
+use policy_agent::plan::{Capacity, LocalEndpoint, Op, Planner};
 use serde::{Deserialize, Serialize};
 use sluice_tests::kernel::Bpffs;
 use sluice_tests::random::Random;
@@ -58,6 +58,9 @@ pub(crate) struct Sample {
     pub(crate) event_ms: Spread,
     pub(crate) writing_ms: Spread,
     pub(crate) cpu_seconds: f64,
+    /// Barriers that changes took, and how long those were in all.
+    pub(crate) barriers: usize,
+    pub(crate) barriers_ms: f64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -76,6 +79,30 @@ impl Spread {
     }
 }
 
+/// The tables, and how long barriers took.
+struct Timed<'a> {
+    tables: &'a mut BpfDatapath,
+    barriers: &'a mut Barriers,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Barriers {
+    count: usize,
+    milliseconds: f64,
+}
+
+impl Datapath for Timed<'_> {
+    fn apply(&mut self, op: &Op) -> Result<(), WriteError> {
+        let began = Instant::now();
+        let result = self.tables.apply(op);
+        if *op == Op::Barrier {
+            self.barriers.count += 1;
+            self.barriers.milliseconds += milliseconds(began);
+        }
+        result
+    }
+}
+
 struct Simulation {
     shape: Shape,
     random: Random,
@@ -90,6 +117,7 @@ struct Simulation {
     /// Replacements that have begun, and the step that each is at.
     begun: VecDeque<(u32, u8)>,
     variants: BTreeMap<u32, u32>,
+    barriers: Barriers,
 }
 
 pub(crate) fn measure(pods: u32, object: &Path) -> anyhow::Result<Sample> {
@@ -109,6 +137,7 @@ pub(crate) fn measure(pods: u32, object: &Path) -> anyhow::Result<Sample> {
         locals: BTreeMap::new(),
         begun: VecDeque::new(),
         variants: BTreeMap::new(),
+        barriers: Barriers::default(),
     };
     drop(object);
     simulation.run()
@@ -171,6 +200,8 @@ impl Simulation {
             event_ms: Spread::of(all),
             writing_ms: Spread::of(writing),
             cpu_seconds,
+            barriers: self.barriers.count,
+            barriers_ms: self.barriers.milliseconds,
         })
     }
 
@@ -216,17 +247,22 @@ impl Simulation {
         while next < total {
             std::thread::sleep(due(next).saturating_duration_since(Instant::now()));
             let first = next;
-            while next < total && due(next) <= Instant::now() {
+            // A policy is taken by itself: together with pods it may take a barrier that neither takes alone.
+            while next < total && due(next) <= Instant::now() && (next == first || !is_about_policy(next)) {
                 let here = self.event(next);
                 if here {
                     locals = self.endpoints();
                 }
                 next += 1;
+                if is_about_policy(next - 1) {
+                    break;
+                }
             }
             let changes = self.tracked.take_changes();
             let delta = self.compiler.update(self.tracked.cluster(), &self.scope, &changes);
             let compiled = self.compiler.compiled();
-            let written = enforce_changes(&mut self.planner, &mut self.datapath, compiled, &delta, &locals)?;
+            let mut tables = Timed { tables: &mut self.datapath, barriers: &mut self.barriers };
+            let written = enforce_changes(&mut self.planner, &mut tables, compiled, &delta, &locals)?;
             let now = Instant::now();
             for event in first..next {
                 let took = now.duration_since(due(event)).as_secs_f64() * 1000.0;
@@ -247,7 +283,7 @@ impl Simulation {
     /// One event of the API; returns whether it is about a pod of this node. A replacement is four: the new pod, its
     /// address, the old pod's deletion, its end.
     fn event(&mut self, number: u32) -> bool {
-        if number.is_multiple_of(RATE / POLICIES) {
+        if is_about_policy(number) {
             let local = (number / (RATE / POLICIES)).is_multiple_of(2);
             let place = self.random.below(self.shape.pods as usize) as u32;
             let place = if local { place - place % self.shape.nodes() } else { place };
@@ -285,6 +321,10 @@ impl Simulation {
         self.begun.push_back((place, step + 1));
         self.shape.is_local(place)
     }
+}
+
+const fn is_about_policy(event: u32) -> bool {
+    event.is_multiple_of(RATE / POLICIES)
 }
 
 fn milliseconds(since: Instant) -> f64 {
