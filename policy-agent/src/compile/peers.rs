@@ -144,19 +144,10 @@ impl Reach {
             dirty.extend(pods.in_namespace(namespace).flat_map(|pod| &pod.addresses));
         }
         if !self.selectors.is_empty() {
-            let mut last: Option<(&str, bool)> = None;
-            for pod in pods.values() {
-                let namespace = pod.id.namespace.as_str();
-                let matches = match last {
-                    Some((name, matches)) if name == namespace => matches,
-                    _ => {
-                        let labels = cluster.namespace_labels(namespace);
-                        self.selectors.iter().any(|selector| selector.matches(&labels))
-                    }
-                };
-                last = Some((namespace, matches));
-                if matches {
-                    dirty.extend(&pod.addresses);
+            for namespace in pods.namespaces() {
+                let labels = cluster.namespace_labels(namespace);
+                if self.selectors.iter().any(|selector| selector.matches(&labels)) {
+                    dirty.extend(pods.in_namespace(namespace).flat_map(|pod| &pod.addresses));
                 }
             }
         }

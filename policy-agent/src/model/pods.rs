@@ -102,6 +102,16 @@ impl Pods {
         self.by_name.iter().map(|ByName(pod)| pod)
     }
 
+    /// The namespaces that have pods, in their order.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let first = self.by_name.first().map(|ByName(pod)| pod.id.namespace.as_str());
+        std::iter::successors(first, |last| {
+            // No name is between a name and the same with a zero behind it.
+            let after = ObjectName::new(format!("{last}\0"), "");
+            self.by_name.range(after..).next().map(|ByName(pod)| pod.id.namespace.as_str())
+        })
+    }
+
     /// Those of a namespace, in the order of their names.
     pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
         let from = self.by_name.range(ObjectName::new(namespace, "")..);

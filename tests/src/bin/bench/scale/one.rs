@@ -58,6 +58,8 @@ pub(crate) struct Sample {
     pub(crate) event_ms: Spread,
     pub(crate) writing_ms: Spread,
     pub(crate) cpu_seconds: f64,
+    /// Processor time of each update, in milliseconds, whatever else the machine did.
+    pub(crate) update_cpu_ms: Spread,
     /// Barriers that changes took, and how long those were in all.
     pub(crate) barriers: usize,
     pub(crate) barriers_ms: f64,
@@ -118,6 +120,7 @@ struct Simulation {
     begun: VecDeque<(u32, u8)>,
     variants: BTreeMap<u32, u32>,
     barriers: Barriers,
+    update_cpu: Vec<f64>,
 }
 
 pub(crate) fn measure(pods: u32, object: &Path) -> anyhow::Result<Sample> {
@@ -138,6 +141,7 @@ pub(crate) fn measure(pods: u32, object: &Path) -> anyhow::Result<Sample> {
         begun: VecDeque::new(),
         variants: BTreeMap::new(),
         barriers: Barriers::default(),
+        update_cpu: Vec::new(),
     };
     drop(object);
     simulation.run()
@@ -165,9 +169,9 @@ impl Simulation {
         unwatch(&mut self.planner, &mut self.datapath, &BTreeSet::new())?;
         let rss_enforced = memory("VmRSS:")?;
 
-        let cpu = cpu_seconds()?;
+        let cpu = thread_cpu()?;
         let (all, writing, event_writes) = self.churn(locals)?;
-        let cpu_seconds = cpu_seconds()? - cpu;
+        let cpu_seconds = (thread_cpu()? - cpu).as_secs_f64();
         let (rss_end, rss_peak) = (memory("VmRSS:")?, memory("VmHWM:")?);
 
         let compilations = (0..COMPILATIONS).map(|_| {
@@ -200,6 +204,7 @@ impl Simulation {
             event_ms: Spread::of(all),
             writing_ms: Spread::of(writing),
             cpu_seconds,
+            update_cpu_ms: Spread::of(std::mem::take(&mut self.update_cpu)),
             barriers: self.barriers.count,
             barriers_ms: self.barriers.milliseconds,
         })
@@ -246,7 +251,7 @@ impl Simulation {
         let mut next = 0;
         while next < total {
             std::thread::sleep(due(next).saturating_duration_since(Instant::now()));
-            let first = next;
+            let (first, cpu) = (next, thread_cpu()?);
             // A policy is taken by itself: together with pods it may take a barrier that neither takes alone.
             while next < total && due(next) <= Instant::now() && (next == first || !is_about_policy(next)) {
                 let here = self.event(next);
@@ -264,6 +269,7 @@ impl Simulation {
             let mut tables = Timed { tables: &mut self.datapath, barriers: &mut self.barriers };
             let written = enforce_changes(&mut self.planner, &mut tables, compiled, &delta, &locals)?;
             let now = Instant::now();
+            self.update_cpu.push((thread_cpu()? - cpu).as_secs_f64() * 1000.0);
             for event in first..next {
                 let took = now.duration_since(due(event)).as_secs_f64() * 1000.0;
                 all.push(took);
@@ -340,9 +346,6 @@ fn memory(field: &str) -> anyhow::Result<f64> {
 }
 
 /// Of this thread, which is the only one that does anything.
-fn cpu_seconds() -> anyhow::Result<f64> {
-    let text = std::fs::read_to_string("/proc/self/schedstat").context("/proc/self/schedstat")?;
-    let nanoseconds: f64 =
-        text.split(' ').next().context("empty")?.parse().context("/proc/self/schedstat")?;
-    Ok(nanoseconds / 1e9)
+fn thread_cpu() -> anyhow::Result<Duration> {
+    Ok(nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }

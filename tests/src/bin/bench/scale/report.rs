@@ -20,7 +20,7 @@ const EVENT: f64 = 5.0;
 /// A line of the table: its name, its figure, and how many decimals tell something.
 type Row = (&'static str, fn(&Sample) -> f64, usize);
 
-const ROWS: [Row; 24] = [
+const ROWS: [Row; 27] = [
     ("namespaces", |s| f64::from(s.namespaces), 0),
     ("policies", |s| f64::from(s.policies), 0),
     ("pods of this node", |s| s.endpoints as f64, 0),
@@ -42,6 +42,9 @@ const ROWS: [Row; 24] = [
     ("99 %, ms", |s| s.event_ms.p99, 3),
     ("longest, ms", |s| s.event_ms.max, 1),
     ("99 % of those that took writes, ms", |s| s.writing_ms.p99, 3),
+    ("processor time of an update, median, ms", |s| s.update_cpu_ms.p50, 3),
+    ("99 %, ms", |s| s.update_cpu_ms.p99, 3),
+    ("longest, ms", |s| s.update_cpu_ms.max, 1),
     ("barriers for changes", |s| s.barriers as f64, 0),
     ("barriers, ms in all", |s| s.barriers_ms, 1),
     ("processor, % of one", |s| s.cpu_seconds * 100.0 / f64::from(SECONDS), 1),
