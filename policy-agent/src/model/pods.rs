@@ -150,7 +150,7 @@ impl Pods {
             pod.id == youngest.id
                 || (pod.created < youngest.created && pod.node.is_some() && pod.node == youngest.node)
         };
-        if candidates.iter().all(|pod| beaten(pod)) { Owner::Pod(youngest) } else { Owner::Contested }
+        if candidates.iter().all(beaten) { Owner::Pod(youngest) } else { Owner::Contested }
     }
 
     /// The addresses that several live pods claim.
