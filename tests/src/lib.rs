@@ -12,3 +12,4 @@ pub mod namespace;
 pub mod packet;
 pub mod packets;
 pub mod random;
+pub mod updates;

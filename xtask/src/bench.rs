@@ -20,17 +20,20 @@ pub(crate) struct Options {
     /// Measure connections between pods, beside nftables and iptables, instead of the programs alone
     #[arg(long)]
     path: bool,
+    /// Measure the agent's memory and time with clusters of up to 100,000 pods instead
+    #[arg(long, conflicts_with = "path")]
+    scale: bool,
     /// Rounds whose median counts
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
-    /// Write the tables into docs/bench.md, and draw docs/bench/path.svg where the path is measured
+    /// Write the tables into docs/bench.md, and draw docs/bench/path.svg or docs/bench/scale.svg where that is measured
     #[arg(long)]
     docs: bool,
-    /// Draw the path's figures here, as SVG
-    #[arg(long, value_name = "FILE", requires = "path")]
+    /// Draw the figures of the path or of the clusters here, as SVG
+    #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     /// Everything is built already (used when the bench goes on as root)
     #[arg(long, hide = true)]
@@ -42,7 +45,8 @@ impl Options {
     fn arguments(&self) -> Vec<String> {
         let mut arguments =
             vec!["bench".to_owned(), "--built".to_owned(), format!("--rounds={}", self.rounds)];
-        let flags = [("--path", self.path), ("--json", self.json), ("--docs", self.docs)];
+        let flags =
+            [("--path", self.path), ("--scale", self.scale), ("--json", self.json), ("--docs", self.docs)];
         arguments.extend(flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag.to_owned()));
         arguments.extend(self.plot.iter().map(|plot| format!("--plot={}", plot.display())));
         arguments
@@ -51,8 +55,12 @@ impl Options {
     /// And as arguments of the bench itself.
     fn program_arguments(&self, workspace: &Workspace) -> Vec<OsString> {
         let docs = workspace.docs();
-        let mut arguments: Vec<OsString> =
-            if self.path { vec!["path".into()] } else { vec!["packets".into(), object(workspace).into()] };
+        let object = workspace.bpf_object().with_file_name("policy-ebpf-bench").into();
+        let (mut arguments, page): (Vec<OsString>, _) = match (self.path, self.scale) {
+            (true, _) => (vec!["path".into()], Some("path.svg")),
+            (false, true) => (vec!["scale".into(), object], Some("scale.svg")),
+            (false, false) => (vec!["packets".into(), object], None),
+        };
         arguments.push(format!("--rounds={}", self.rounds).into());
         if self.json {
             arguments.push("--json".into());
@@ -60,9 +68,10 @@ impl Options {
         if self.docs {
             arguments.extend(["--docs".into(), docs.join("bench.md").into()]);
         }
-        let page = docs.join("bench").join("path.svg");
-        let plot = self.plot.clone().or_else(|| (self.docs && self.path).then_some(page));
-        if let Some(plot) = plot {
+        let page = page.filter(|_| self.docs).map(|page| docs.join("bench").join(page));
+        let plot = self.plot.clone().or(page);
+        // The programs alone are not drawn.
+        if let Some(plot) = plot.filter(|_| self.path || self.scale) {
             arguments.extend(["--plot".into(), plot.into()]);
         }
         arguments
@@ -90,8 +99,4 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut command = workspace.command(workspace.agent().with_file_name(PROGRAM));
     command.args(options.program_arguments(workspace)).env("SLUICE_AGENT", workspace.agent());
     step::stream("measuring", &mut command)
-}
-
-fn object(workspace: &Workspace) -> PathBuf {
-    workspace.bpf_object().with_file_name("policy-ebpf-bench")
 }

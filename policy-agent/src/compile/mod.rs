@@ -4,6 +4,7 @@
 //! rule in use tells apart share a signature, and so do ports, so that the tables stay small whatever the cluster's
 //! size: one rule with 100,000 CIDRs makes two classes, not 100,000.
 
+mod incremental;
 mod interner;
 mod peers;
 mod ports;
@@ -16,9 +17,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy_common::Direction;
 
-use crate::model::{Cluster, ObjectName, Owner, Pod, Protocol};
+use crate::model::{AddressMap, Changes, Cluster, ObjectName, Owner, Pod, Protocol};
 
-pub use peers::{PeerAtom, PeerGroup, Term};
+pub use incremental::{Compiler, Delta};
+pub use interner::Interner;
+pub use peers::{NamedPort, PeerAtom, PeerGroup, Signature};
 pub use ports::{PortInterval, PortSet, partition};
 pub use rules::{Origin, PeerRef, PolicySet, PortRef, SetRule};
 
@@ -28,7 +31,7 @@ pub type SignatureId = u32;
 pub const UNNAMED: SignatureId = 0;
 
 /// Which pods are endpoints, and what "own node" means for them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
     /// Every pod is an endpoint on the node that its `spec.nodeName` names: for `explain`.
     #[default]
@@ -38,6 +41,15 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Whether the same pods are endpoints; the node's addresses may be others.
+    fn is_same_node(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Cluster, Self::Cluster) => true,
+            (Self::Node { name, .. }, Self::Node { name: other, .. }) => name == other,
+            (Self::Cluster, Self::Node { .. }) | (Self::Node { .. }, Self::Cluster) => false,
+        }
+    }
+
     pub fn is_endpoint(&self, pod: &Pod) -> bool {
         let here = match self {
             Self::Cluster | Self::Node { name: None, .. } => true,
@@ -79,66 +91,34 @@ impl EndpointPolicy {
 /// The symbolic tables. Indices are local to this value; contents are what the planner recognises from one to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
-    pub groups: Vec<PeerGroup>,
-    pub port_sets: Vec<PortSet>,
-    pub sets: Vec<PolicySet>,
-    /// The terms that addresses of each class match; `[UNNAMED]` is empty.
-    pub signatures: Vec<BTreeSet<Term>>,
-    pub addresses: BTreeMap<IpAddr, SignatureId>,
+    pub groups: Interner<PeerGroup>,
+    pub port_sets: Interner<PortSet>,
+    pub sets: Interner<PolicySet>,
+    /// Of each class; `[UNNAMED]` is empty.
+    pub signatures: Interner<Signature>,
+    /// The named ports of peers that rules use.
+    pub named: Interner<NamedPort>,
+    /// Addresses that rules tell apart from the longest prefix around them.
+    pub addresses: AddressMap<SignatureId>,
     pub prefixes: BTreeMap<IpNet, SignatureId>,
     pub endpoints: BTreeMap<ObjectName, EndpointPolicy>,
+    /// The port set of each of `named`, by itself.
+    named_sets: Vec<u32>,
 }
 
 /// What a policy set allows towards one class: everything, or the union of some port sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Row {
     pub everything: bool,
-    /// Indices into `Compiled::port_sets`.
-    pub port_sets: BTreeSet<u32>,
+    /// Indices into `Compiled::port_sets`, sorted, each once.
+    pub port_sets: Vec<u32>,
 }
 
+/// Compiles all of it at once; [`Compiler`] does so from change to change.
 pub fn compile(cluster: &Cluster, scope: &Scope) -> Compiled {
-    let conflicts = address_conflicts(cluster);
-    let mut rules = rules::Compiler::new(cluster);
-    let mut endpoints: BTreeMap<ObjectName, EndpointPolicy> = cluster
-        .pods
-        .values()
-        .filter(|pod| scope.is_endpoint(pod) && !is_replaced(cluster, pod))
-        .map(|pod| {
-            let conflict = pod.addresses.iter().any(|a| conflicts.contains(a));
-            let own_node = match scope {
-                Scope::Cluster => pod.node.as_deref().map(str::to_owned),
-                Scope::Node { name, .. } => Some(name.clone().unwrap_or_default()),
-            };
-            let policy = if conflict { rules.closed() } else { rules.endpoint(pod, own_node) };
-            (pod.id.clone(), policy)
-        })
-        .collect();
-    for name in cluster.broken_pods.keys() {
-        endpoints.entry(name.clone()).or_insert_with(|| rules.closed());
-    }
-    let rules::Output { groups, mut port_sets, sets, named_ports } = rules.finish();
-    let classes = peers::classify(cluster, scope, &groups, &named_ports);
-    for term in classes.signatures.iter().flatten() {
-        if let Term::Named { protocol, port, .. } = term {
-            port_sets.intern(PortSet::single(*protocol, *port));
-        }
-    }
-    Compiled {
-        groups: groups.into_items(),
-        port_sets: port_sets.into_items(),
-        sets: sets.into_items(),
-        signatures: classes.signatures,
-        addresses: classes.addresses,
-        prefixes: classes.prefixes,
-        endpoints,
-    }
-}
-
-/// Addresses that several live pods claim and nothing tells whose they are: nobody's, and their pods are closed.
-pub fn address_conflicts(cluster: &Cluster) -> BTreeSet<IpAddr> {
-    let contested = |address: &IpAddr| cluster.pods.owner(*address) == Owner::Contested;
-    cluster.pods.shared_addresses().filter(contested).collect()
+    let mut compiler = Compiler::default();
+    compiler.update(cluster, scope, &Changes::everything());
+    compiler.into_compiled()
 }
 
 /// Whether another pod has taken over one of its addresses.
@@ -149,23 +129,35 @@ fn is_replaced(cluster: &Cluster, pod: &Pod) -> bool {
 }
 
 impl Compiled {
+    /// Its index, with the port set that it stands for.
+    fn intern_named(&mut self, named: NamedPort) -> u32 {
+        let single = PortSet::single(named.protocol, named.port);
+        let id = self.named.intern(named);
+        if id as usize == self.named_sets.len() {
+            self.named_sets.push(self.port_sets.intern(single));
+        }
+        id
+    }
+
     /// What `set` allows towards addresses with this signature.
     pub fn row(&self, set: &PolicySet, signature: SignatureId) -> Row {
-        let empty = BTreeSet::new();
-        let terms = self.signatures.get(signature as usize).unwrap_or(&empty);
+        let none = Signature::default();
+        let signature = self.signatures.get(signature).unwrap_or(&none);
         let mut row = Row::default();
         for rule in &set.rules {
-            self.add_rule(rule, terms, &mut row);
+            self.add_rule(rule, signature, &mut row);
         }
         if row.everything {
             row.port_sets.clear();
         }
+        row.port_sets.sort_unstable();
+        row.port_sets.dedup();
         row
     }
 
-    fn add_rule(&self, rule: &SetRule, terms: &BTreeSet<Term>, row: &mut Row) {
+    fn add_rule(&self, rule: &SetRule, signature: &Signature, row: &mut Row) {
         if let PeerRef::Group(group) = rule.peers
-            && !terms.contains(&Term::Group(group))
+            && !signature.is_in(group)
         {
             return;
         }
@@ -173,14 +165,17 @@ impl Compiled {
             PortRef::Any => row.everything = true,
             PortRef::Some { set, named } => {
                 row.port_sets.extend(set);
-                for (protocol, name) in named {
-                    let resolved = terms.iter().filter_map(|term| match term {
-                        Term::Named { protocol: p, name: n, port } if p == protocol && n == name => {
-                            self.port_set_id(&PortSet::single(*p, *port))
-                        }
-                        _ => None,
-                    });
-                    row.port_sets.extend(resolved);
+                if named.is_empty() {
+                    return;
+                }
+                for id in &signature.named {
+                    if let Some(port) = self.named.get(*id)
+                        && named
+                            .iter()
+                            .any(|(protocol, name)| *protocol == port.protocol && *name == port.name)
+                    {
+                        row.port_sets.extend(self.named_sets.get(*id as usize));
+                    }
                 }
             }
         }
@@ -188,15 +183,14 @@ impl Compiled {
 
     /// Whether one rule allows a port towards addresses with this signature: which rule it was that decided.
     pub fn rule_allows(&self, rule: &SetRule, signature: SignatureId, port: Option<(Protocol, u16)>) -> bool {
-        let empty = BTreeSet::new();
-        let terms = self.signatures.get(signature as usize).unwrap_or(&empty);
+        let none = Signature::default();
         let mut row = Row::default();
-        self.add_rule(rule, terms, &mut row);
+        self.add_rule(rule, self.signatures.get(signature).unwrap_or(&none), &mut row);
         row.everything
             || port.is_some_and(|(protocol, number)| {
                 row.port_sets
                     .iter()
-                    .filter_map(|id| self.port_sets.get(*id as usize))
+                    .filter_map(|id| self.port_sets.get(*id))
                     .any(|set| set.contains(protocol, number))
             })
     }
@@ -205,16 +199,13 @@ impl Compiled {
     pub fn rule_names_peer(&self, rule: &SetRule, signature: SignatureId) -> bool {
         match rule.peers {
             PeerRef::Any => true,
-            PeerRef::Group(group) => self
-                .signatures
-                .get(signature as usize)
-                .is_some_and(|terms| terms.contains(&Term::Group(group))),
+            PeerRef::Group(group) => self.signatures.get(signature).is_some_and(|s| s.is_in(group)),
         }
     }
 
     /// The class that the tables give an address: its own, else its longest prefix's.
     pub fn signature_of(&self, address: IpAddr) -> SignatureId {
-        if let Some(signature) = self.addresses.get(&address) {
+        if let Some(signature) = self.addresses.get(address) {
             return *signature;
         }
         let longest = if address.is_ipv4() { 32 } else { 128 };
@@ -224,9 +215,5 @@ impl Compiled {
             .find_map(|net| self.prefixes.get(&net.trunc()))
             .copied()
             .unwrap_or(UNNAMED)
-    }
-
-    fn port_set_id(&self, wanted: &PortSet) -> Option<u32> {
-        self.port_sets.iter().position(|set| set == wanted).and_then(|at| u32::try_from(at).ok())
     }
 }

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use crate::model::Block;
 
-type Groups = BTreeSet<u32>;
+/// Sorted.
+type Groups = Box<[u32]>;
 
 /// Groups by longest prefix.
 #[derive(Debug, Default)]
@@ -44,8 +45,9 @@ impl Prefixes {
             for change in list {
                 *counts.entry(change.group).or_default() += change.count;
             }
-            let inside = counts.iter().filter(|(_, n)| **n > 0).map(|(g, _)| *g).collect();
-            prefixes.groups.insert(net, inside);
+            let mut inside: Vec<u32> = counts.iter().filter(|(_, n)| **n > 0).map(|(g, _)| *g).collect();
+            inside.sort_unstable();
+            prefixes.groups.insert(net, inside.into());
             stack.push((net, counts));
         }
         for (family, lengths) in prefixes.lengths.iter_mut().enumerate() {
@@ -60,16 +62,17 @@ impl Prefixes {
         prefixes
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (IpNet, &Groups)> {
-        self.groups.iter().map(|(net, groups)| (*net, groups))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (IpNet, &[u32])> {
+        self.groups.iter().map(|(net, groups)| (*net, &**groups))
     }
 
     /// Groups whose blocks contain the address.
-    pub(super) fn groups_of(&self, address: IpAddr) -> Option<&Groups> {
+    pub(super) fn groups_of(&self, address: IpAddr) -> &[u32] {
         self.lengths[usize::from(address.is_ipv6())]
             .iter()
             .filter_map(|length| IpNet::new(address, *length).ok())
             .find_map(|net| self.groups.get(&net.trunc()))
+            .map_or(&[], |groups| groups)
     }
 }
 
@@ -117,9 +120,14 @@ mod tests {
             "fe80::1",
         ] {
             let address: IpAddr = address.parse().unwrap();
-            let want: BTreeSet<u32> =
-                blocks.iter().filter(|(_, b)| b.contains(address)).map(|(g, _)| *g).collect();
-            assert_eq!(prefixes.groups_of(address).cloned().unwrap_or_default(), want, "{address}");
+            let want: Vec<u32> = blocks
+                .iter()
+                .filter(|(_, b)| b.contains(address))
+                .map(|(g, _)| *g)
+                .collect::<BTreeSet<u32>>()
+                .into_iter()
+                .collect();
+            assert_eq!(prefixes.groups_of(address), want, "{address}");
         }
     }
 }

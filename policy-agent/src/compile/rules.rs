@@ -1,14 +1,13 @@
 //! From policies to policy sets: the rules that apply to one pod in one direction, without their order or origin, so
 //! that pods under the same rules share one set.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use policy_common::Direction;
 
-use super::EndpointPolicy;
-use super::interner::Interner;
-use super::peers::{PeerAtom, PeerGroup};
+use super::peers::PeerAtom;
 use super::ports::PortSet;
+use super::{Compiled, EndpointPolicy};
 use crate::model::{Cluster, ObjectName, Pod, Policy, PortMatch, Protocol, Rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,14 +51,6 @@ pub struct Origin {
     pub content: SetRule,
 }
 
-pub(super) struct Output {
-    pub(super) groups: Interner<PeerGroup>,
-    pub(super) port_sets: Interner<PortSet>,
-    pub(super) sets: Interner<PolicySet>,
-    /// Names that egress rules use: peers that declare them must be told apart by their numbers.
-    pub(super) named_ports: BTreeSet<(Protocol, String)>,
-}
-
 /// A policy's rule with its peers interned: large peer lists are hashed once, not once a pod.
 #[derive(Clone, Debug)]
 struct Template {
@@ -74,29 +65,22 @@ struct TemplatePorts {
     named: BTreeSet<(Protocol, String)>,
 }
 
-pub(super) struct Compiler<'a> {
-    policies: BTreeMap<&'a str, Vec<&'a Policy>>,
+/// Compiles the rules of endpoints into `out`.
+pub(super) struct Rules<'a> {
+    cluster: &'a Cluster,
     templates: HashMap<(&'a ObjectName, Direction), Vec<Template>>,
-    out: Output,
+    out: &'a mut Compiled,
+    /// Names that egress rules use: peers that declare them must be told apart by their numbers.
+    named_ports: &'a mut BTreeSet<(Protocol, String)>,
 }
 
-impl<'a> Compiler<'a> {
-    pub(super) fn new(cluster: &'a Cluster) -> Self {
-        let mut policies: BTreeMap<&str, Vec<&Policy>> = BTreeMap::new();
-        for policy in cluster.policies.values() {
-            policies.entry(policy.id.namespace.as_str()).or_default().push(policy);
-        }
-        let out = Output {
-            groups: Interner::default(),
-            port_sets: Interner::default(),
-            sets: Interner::default(),
-            named_ports: BTreeSet::new(),
-        };
-        Self { policies, templates: HashMap::new(), out }
-    }
-
-    pub(super) fn finish(self) -> Output {
-        self.out
+impl<'a> Rules<'a> {
+    pub(super) fn new(
+        cluster: &'a Cluster,
+        out: &'a mut Compiled,
+        named_ports: &'a mut BTreeSet<(Protocol, String)>,
+    ) -> Self {
+        Self { cluster, templates: HashMap::new(), out, named_ports }
     }
 
     /// A pod about which nothing can be decided: isolated both ways.
@@ -105,16 +89,11 @@ impl<'a> Compiler<'a> {
         EndpointPolicy { egress: set, ingress: set, ..EndpointPolicy::default() }
     }
 
-    pub(super) fn endpoint(&mut self, pod: &Pod, own_node: Option<String>) -> EndpointPolicy {
+    pub(super) fn endpoint(&mut self, pod: &'a Pod, own_node: Option<String>) -> EndpointPolicy {
         let mut result = EndpointPolicy::default();
-        let selecting: Vec<&Policy> = self
-            .policies
-            .get(pod.id.namespace.as_str())
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(|policy| policy.subject.matches(&pod.labels))
-            .collect();
+        let cluster = self.cluster;
+        let policies = cluster.policies_in(&pod.id.namespace);
+        let selecting: Vec<&Policy> = policies.filter(|policy| policy.subject.matches(&pod.labels)).collect();
         for direction in [Direction::Egress, Direction::Ingress] {
             let mut isolated = false;
             let mut origins = Vec::new();
@@ -201,7 +180,7 @@ impl<'a> Compiler<'a> {
         if set.is_empty() && named.is_empty() {
             return None;
         }
-        self.out.named_ports.extend(named.iter().cloned());
+        self.named_ports.extend(named.iter().cloned());
         let set = (!set.is_empty()).then(|| self.out.port_sets.intern(set));
         Some(SetRule { peers: template.peers, ports: PortRef::Some { set, named } })
     }

@@ -5,7 +5,7 @@ pub mod memory;
 
 use std::collections::BTreeSet;
 
-use crate::compile::Compiled;
+use crate::compile::{Compiled, Delta};
 use crate::plan::{LocalEndpoint, Op, Planner, TableFull};
 
 /// Tables that operations can be applied to, one after the other.
@@ -49,6 +49,20 @@ pub fn enforce<D: Datapath>(
     endpoints: &[LocalEndpoint],
 ) -> Result<usize, EnforceError> {
     let ops = planner.plan(compiled, endpoints)?;
+    write(planner, datapath, &ops)?;
+    planner.applied();
+    Ok(ops.len())
+}
+
+/// The same where the compilation is known to differ from the last one by `delta` alone.
+pub fn enforce_changes<D: Datapath>(
+    planner: &mut Planner,
+    datapath: &mut D,
+    compiled: &Compiled,
+    delta: &Delta,
+    endpoints: &[LocalEndpoint],
+) -> Result<usize, EnforceError> {
+    let ops = planner.plan_changes(compiled, delta, endpoints)?;
     write(planner, datapath, &ops)?;
     planner.applied();
     Ok(ops.len())

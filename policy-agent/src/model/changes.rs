@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Cluster, Labels, ObjectName, Pod, Policy};
+use super::{Cluster, Intern, Labels, ObjectName, Pod, Policy};
 
 /// What may differ from the cluster that was compiled last. More may be named than has changed, never less.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,7 @@ impl Changes {
 pub struct Tracked {
     cluster: Cluster,
     changes: Changes,
+    intern: Intern,
 }
 
 impl Tracked {
@@ -68,7 +69,7 @@ impl Tracked {
         }
         self.changes.pods.insert(pod.id.clone());
         self.changes.addresses.extend(&pod.addresses);
-        if let Some(old) = self.cluster.pods.insert(pod) {
+        if let Some(old) = self.cluster.pods.insert(self.intern.pod(pod)) {
             self.changes.addresses.extend(&old.addresses);
         }
     }

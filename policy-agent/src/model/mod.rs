@@ -1,6 +1,8 @@
 //! The cluster as Sluice sees it: validated, plain data. Sources fill it, the compiler reads it.
 
+mod address_map;
 mod changes;
+mod intern;
 mod pod;
 mod pods;
 mod policy;
@@ -10,11 +12,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+pub use address_map::AddressMap;
 pub use changes::{Changes, Tracked};
+pub use intern::Intern;
 pub use pod::{ContainerPort, Pod};
 pub use pods::{Owner, Pods};
 pub use policy::{Block, NamespaceMatch, Peer, Policy, PortMatch, Rule};
-pub use selector::{Requirement, Selector};
+pub use selector::{Requirement, Selector, Values};
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -87,6 +91,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The policies of a namespace, in the order of their names.
+    pub fn policies_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Policy> {
+        let from = self.policies.range(ObjectName::new(namespace, "")..);
+        from.map(|(_, policy)| policy).take_while(move |policy| policy.id.namespace == namespace)
+    }
+
     /// A namespace's labels with the one that is always there; a namespace that only its objects name has just that.
     pub fn namespace_labels(&self, name: &str) -> Labels {
         let mut labels = self.namespaces.get(name).cloned().unwrap_or_default();

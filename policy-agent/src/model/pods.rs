@@ -1,24 +1,56 @@
 //! All pods, by name and by address.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ObjectName, Pod};
+use super::{AddressMap, ObjectName, Pod};
 
 /// Pods by name, with an index of the addresses that live ones claim.
 #[derive(Clone, Debug, Default)]
 pub struct Pods {
-    by_name: BTreeMap<ObjectName, Arc<Pod>>,
-    by_address: HashMap<IpAddr, Claims>,
+    by_name: BTreeSet<ByName>,
+    by_address: AddressMap<Claims>,
     /// Addresses that several live pods claim.
     shared: BTreeSet<IpAddr>,
 }
 
+/// A pod in the order of names: the name is in the pod and nowhere else.
+#[derive(Clone, Debug)]
+struct ByName(Arc<Pod>);
+
+impl Borrow<ObjectName> for ByName {
+    fn borrow(&self) -> &ObjectName {
+        &self.0.id
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ByName {}
+
 #[derive(Clone, Debug)]
 enum Claims {
     One(Arc<Pod>),
-    Several(Vec<Arc<Pod>>),
+    Several(Box<[Arc<Pod>]>),
 }
 
 /// Whose an address is (SEMANTICS row 45).
@@ -41,12 +73,12 @@ impl Pods {
                 self.claim(*address, &pod);
             }
         }
-        self.by_name.insert(pod.id.clone(), pod);
+        self.by_name.insert(ByName(pod));
         old
     }
 
     pub fn remove(&mut self, name: &ObjectName) -> Option<Arc<Pod>> {
-        let old = self.by_name.remove(name)?;
+        let ByName(old) = self.by_name.take(name)?;
         for address in &old.addresses {
             self.disclaim(*address, &old);
         }
@@ -54,20 +86,36 @@ impl Pods {
     }
 
     pub fn get(&self, name: &ObjectName) -> Option<&Arc<Pod>> {
-        self.by_name.get(name)
+        self.by_name.get(name).map(|ByName(pod)| pod)
     }
 
     pub fn contains(&self, name: &ObjectName) -> bool {
-        self.by_name.contains_key(name)
+        self.by_name.contains(name)
     }
 
     pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
-        self.by_name.keys()
+        self.by_name.iter().map(|ByName(pod)| &pod.id)
     }
 
     /// In the order of their names.
     pub fn values(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.by_name.values()
+        self.by_name.iter().map(|ByName(pod)| pod)
+    }
+
+    /// The namespaces that have pods, in their order.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let first = self.by_name.first().map(|ByName(pod)| pod.id.namespace.as_str());
+        std::iter::successors(first, |last| {
+            // No name is between a name and the same with a zero behind it.
+            let after = ObjectName::new(format!("{last}\0"), "");
+            self.by_name.range(after..).next().map(|ByName(pod)| pod.id.namespace.as_str())
+        })
+    }
+
+    /// Those of a namespace, in the order of their names.
+    pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+        let from = self.by_name.range(ObjectName::new(namespace, "")..);
+        from.map(|ByName(pod)| pod).take_while(move |pod| pod.id.namespace == namespace)
     }
 
     pub fn len(&self) -> usize {
@@ -80,7 +128,7 @@ impl Pods {
 
     /// The live pods that claim an address.
     pub fn claimants(&self, address: IpAddr) -> &[Arc<Pod>] {
-        match self.by_address.get(&address) {
+        match self.by_address.get(address) {
             None => &[],
             Some(Claims::One(pod)) => std::slice::from_ref(pod),
             Some(Claims::Several(pods)) => pods,
@@ -110,18 +158,17 @@ impl Pods {
         self.shared.iter().copied()
     }
 
-    /// The addresses that live pods claim, in no order.
+    /// The addresses that live pods claim, in their order.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.by_address.keys().copied()
+        self.by_address.keys()
     }
 
     fn claim(&mut self, address: IpAddr, pod: &Arc<Pod>) {
-        let claims = match self.by_address.remove(&address) {
+        let claims = match self.by_address.remove(address) {
             None => Claims::One(Arc::clone(pod)),
-            Some(Claims::One(first)) => Claims::Several(vec![first, Arc::clone(pod)]),
-            Some(Claims::Several(mut pods)) => {
-                pods.push(Arc::clone(pod));
-                Claims::Several(pods)
+            Some(Claims::One(first)) => Claims::Several([first, Arc::clone(pod)].into()),
+            Some(Claims::Several(pods)) => {
+                Claims::Several(pods.iter().chain(std::iter::once(pod)).cloned().collect())
             }
         };
         if matches!(claims, Claims::Several(_)) {
@@ -136,11 +183,11 @@ impl Pods {
         let claims = match <[Arc<Pod>; 1]>::try_from(left) {
             Ok([last]) => Claims::One(last),
             Err(none) if none.is_empty() => {
-                self.by_address.remove(&address);
+                self.by_address.remove(address);
                 self.shared.remove(&address);
                 return;
             }
-            Err(several) => Claims::Several(several),
+            Err(several) => Claims::Several(several.into()),
         };
         if matches!(claims, Claims::One(_)) {
             self.shared.remove(&address);
@@ -152,7 +199,7 @@ impl Pods {
 /// The indexes follow from the pods.
 impl PartialEq for Pods {
     fn eq(&self, other: &Self) -> bool {
-        self.by_name == other.by_name
+        self.values().eq(other.values())
     }
 }
 

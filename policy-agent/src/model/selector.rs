@@ -1,13 +1,38 @@
 //! Label selectors (SEMANTICS rows 2 and 3), in a canonical form: equal selectors are equal values.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::Labels;
 
+/// Sorted, each once. A tree of strings takes 300 bytes for one value, and clusters have ten thousands of selectors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Values(Box<[Box<str>]>);
+
+impl Values {
+    pub fn contains(&self, value: &str) -> bool {
+        self.0.binary_search_by(|own| (**own).cmp(value)).is_ok()
+    }
+}
+
+impl FromIterator<String> for Values {
+    fn from_iter<I: IntoIterator<Item = String>>(values: I) -> Self {
+        let mut values: Vec<Box<str>> = values.into_iter().map(String::into_boxed_str).collect();
+        values.sort_unstable();
+        values.dedup();
+        Self(values.into())
+    }
+}
+
+impl<const N: usize> From<[String; N]> for Values {
+    fn from(values: [String; N]) -> Self {
+        values.into_iter().collect()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Requirement {
-    In { key: String, values: BTreeSet<String> },
-    NotIn { key: String, values: BTreeSet<String> },
+    In { key: String, values: Values },
+    NotIn { key: String, values: Values },
     Exists { key: String },
     DoesNotExist { key: String },
 }
@@ -26,7 +51,8 @@ impl Requirement {
 /// All requirements must hold; none selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Selector {
-    requirements: BTreeSet<Requirement>,
+    /// Sorted, each once; shared, because the compiler keeps selectors of its own.
+    requirements: Arc<[Requirement]>,
 }
 
 impl Selector {
@@ -41,7 +67,10 @@ impl Selector {
 
 impl FromIterator<Requirement> for Selector {
     fn from_iter<I: IntoIterator<Item = Requirement>>(requirements: I) -> Self {
-        Self { requirements: requirements.into_iter().collect() }
+        let mut requirements: Vec<Requirement> = requirements.into_iter().collect();
+        requirements.sort_unstable();
+        requirements.dedup();
+        Self { requirements: requirements.into() }
     }
 }
 
@@ -53,7 +82,7 @@ mod tests {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
-    fn values(list: &[&str]) -> BTreeSet<String> {
+    fn values(list: &[&str]) -> Values {
         list.iter().map(|v| (*v).to_owned()).collect()
     }
 

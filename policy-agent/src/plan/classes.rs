@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::op::{Op, TableFull};
 use super::shadow::longest_prefix;
 use super::{LocalEndpoint, Planner, Wanted};
+use crate::compile::Compiled;
 use policy_common::Direction;
 use policy_common::maps::CLASS_NONE;
 
@@ -28,12 +29,46 @@ impl Place {
     }
 }
 
-struct Move {
+pub(super) struct Move {
     place: Place,
-    from: u32,
-    to: u32,
+    pub(super) from: u32,
+    pub(super) to: u32,
     /// The entry itself goes once everybody has moved; what is left gives `to`.
     remove: bool,
+}
+
+impl Move {
+    /// Into the new class, and out of the table where that is what is wanted.
+    pub(super) fn writes(&self) -> impl Iterator<Item = Op> {
+        let changes = self.from != self.to || !self.remove;
+        let into = changes.then(|| self.place.write(Some(self.to)));
+        let out = self.remove.then(|| self.place.write(None));
+        into.into_iter().chain(out)
+    }
+}
+
+/// What classes the prefixes around an address have and will have.
+pub(super) struct Surroundings<'a> {
+    /// Of each signature.
+    pub(super) classes: &'a [u32],
+    pub(super) old_lengths: &'a BTreeSet<u8>,
+    pub(super) new_lengths: &'a BTreeSet<u8>,
+}
+
+impl Surroundings<'_> {
+    fn class(&self, signature: u32) -> u32 {
+        self.classes.get(signature as usize).copied().unwrap_or(CLASS_NONE)
+    }
+
+    fn final_class(&self, compiled: &Compiled, net: IpNet) -> u32 {
+        longest_prefix(&compiled.prefixes, self.new_lengths, net)
+            .map_or(CLASS_NONE, |signature| self.class(signature))
+    }
+}
+
+/// The prefix lengths in use.
+pub(super) fn lengths<'a>(nets: impl Iterator<Item = &'a IpNet>) -> BTreeSet<u8> {
+    nets.map(IpNet::prefix_len).collect()
 }
 
 /// How addresses get to their new classes while pods still read their old sets.
@@ -81,44 +116,36 @@ impl Planner {
     /// a place that has not had its own turn.
     fn moves(&self, wanted: &Wanted<'_>) -> Vec<Move> {
         let compiled = wanted.compiled;
-        let class = |signature: u32| wanted.classes.get(signature as usize).copied().unwrap_or(0);
-        let lengths: BTreeSet<u8> = self.shadow.cidrs.keys().map(IpNet::prefix_len).collect();
-        let new_lengths: BTreeSet<u8> = compiled.prefixes.keys().map(IpNet::prefix_len).collect();
-        let final_class =
-            |net: IpNet| longest_prefix(&compiled.prefixes, &new_lengths, net).map_or(CLASS_NONE, class);
-        let mut moves = Vec::new();
-        for (address, signature) in &compiled.addresses {
-            let present = self.shadow.peers.get(address).copied();
-            let to = class(*signature);
-            if present != Some(to) {
-                let from =
-                    present.unwrap_or_else(|| self.shadow.class_of_prefix(IpNet::from(*address), &lengths));
-                moves.push(Move { place: Place::Address(*address), from, to, remove: false });
+        let surroundings = Surroundings {
+            classes: &wanted.known.classes,
+            old_lengths: &lengths(self.shadow.cidrs.keys()),
+            new_lengths: &lengths(compiled.prefixes.keys()),
+        };
+        let mut moves: Vec<Move> = match wanted.dirty {
+            Some(dirty) => {
+                let at = |address: &IpAddr| self.move_of(*address, compiled, &surroundings);
+                dirty.iter().filter_map(at).collect()
             }
-        }
-        for (address, from) in &self.shadow.peers {
-            if !compiled.addresses.contains_key(address) {
-                let to = final_class(IpNet::from(*address));
-                moves.push(Move { place: Place::Address(*address), from: *from, to, remove: true });
+            None => {
+                let gone = self.shadow.peers.keys().filter(|address| !compiled.addresses.contains(*address));
+                let all = compiled.addresses.keys().chain(gone);
+                all.filter_map(|address| self.move_of(address, compiled, &surroundings)).collect()
             }
-        }
+        };
         let mut prefixes = Vec::new();
         for (net, signature) in &compiled.prefixes {
             let present = self.shadow.cidrs.get(net).copied();
-            let to = class(*signature);
+            let to = surroundings.class(*signature);
             if present != Some(to) {
-                let from = present.unwrap_or_else(|| self.shadow.class_of_prefix(*net, &lengths));
+                let from =
+                    present.unwrap_or_else(|| self.shadow.class_of_prefix(*net, surroundings.old_lengths));
                 prefixes.push(Move { place: Place::Prefix(*net), from, to, remove: false });
             }
         }
         for (net, from) in &self.shadow.cidrs {
             if !compiled.prefixes.contains_key(net) {
-                prefixes.push(Move {
-                    place: Place::Prefix(*net),
-                    from: *from,
-                    to: final_class(*net),
-                    remove: true,
-                });
+                let to = surroundings.final_class(compiled, *net);
+                prefixes.push(Move { place: Place::Prefix(*net), from: *from, to, remove: true });
             }
         }
         prefixes.sort_by_key(|step| match step.place {
@@ -127,6 +154,26 @@ impl Planner {
         });
         moves.extend(prefixes);
         moves
+    }
+
+    /// How one address gets to the class that it shall have; `None`: it has it.
+    pub(super) fn move_of(
+        &self,
+        address: IpAddr,
+        compiled: &Compiled,
+        surroundings: &Surroundings<'_>,
+    ) -> Option<Move> {
+        let present = self.shadow.peers.get(address).copied();
+        let net = IpNet::from(address);
+        let (to, remove) = match compiled.addresses.get(address) {
+            Some(signature) => (surroundings.class(*signature), false),
+            None => (surroundings.final_class(compiled, net), true),
+        };
+        if !remove && present == Some(to) || remove && present.is_none() {
+            return None;
+        }
+        let from = present.unwrap_or_else(|| self.shadow.class_of_prefix(net, surroundings.old_lengths));
+        Some(Move { place: Place::Address(address), from, to, remove })
     }
 
     /// In every set that some pod is about to leave, gives the class that an address moves to the row that it had
@@ -138,8 +185,12 @@ impl Planner {
         endpoints: &[LocalEndpoint],
         changes: &BTreeSet<(u32, u32)>,
     ) -> Result<HashMap<(u32, u32), u32>, TableFull> {
-        self.part_from_shared_sets(wanted, endpoints)?;
+        self.part_from_shared_sets(wanted, endpoints, changes)?;
         let mut choice = self.choose(wanted, endpoints, changes);
+        if !choice.detours.is_empty() {
+            // Rather than make all sets wider.
+            self.release_quarantine();
+        }
         if let Some(highest) = self.layout.class_ids.highest_of(choice.detours.len())
             && highest >= self.layout.stride
         {
@@ -155,7 +206,7 @@ impl Planner {
             let class = self.allocate_class()?;
             by_way_of.insert((to, from), class);
             let stay: Vec<u32> =
-                wanted.sets.iter().filter_map(|key| self.layout.sets.get(key)).copied().collect();
+                wanted.known.sets.iter().filter_map(|key| self.layout.sets.get(key)).copied().collect();
             self.copy_column(&stay, to, class);
             self.copy_column(&left, from, class);
         }
@@ -178,18 +229,11 @@ impl Planner {
         let left: Vec<u32> = self.sets_to_be_left(wanted, endpoints).into_keys().collect();
         let same =
             |a: u32, b: u32| left.iter().all(|base| self.shadow.row(base + a) == self.shadow.row(base + b));
-        let in_use: HashSet<u32> = self
-            .shadow
-            .peers
-            .values()
-            .chain(self.shadow.cidrs.values())
-            .copied()
-            .chain(std::iter::once(CLASS_NONE))
-            .collect();
         let mut models = BTreeMap::new();
         let mut detours = Vec::new();
         for (to, from) in changes {
-            let model = if in_use.contains(to) { *to } else { *models.entry(*to).or_insert(*from) };
+            let model =
+                if self.shadow.is_class_used(*to) { *to } else { *models.entry(*to).or_insert(*from) };
             if !same(*from, model) {
                 detours.push((*to, *from));
             }
@@ -204,7 +248,7 @@ impl Planner {
         endpoints: &[LocalEndpoint],
     ) -> BTreeMap<u32, Vec<(u32, Direction)>> {
         let mut left: BTreeMap<u32, Vec<(u32, Direction)>> = BTreeMap::new();
-        for target in self.targets(wanted, endpoints).values() {
+        for target in self.targets(&wanted.known, wanted.compiled, endpoints).values() {
             let Some(slot) = target.present else { continue };
             let now = self.shadow.sets(slot);
             for (old, new, direction) in [
@@ -220,18 +264,23 @@ impl Planner {
     }
 
     /// A set that some pods leave and others keep must hold old rows for the former and new ones for the latter: those
-    /// that leave read a copy from here on.
+    /// that leave read a copy from here on. Where the rows are the same, as with a class that only rules of other sets
+    /// tell from the one before, both can go on with it.
     fn part_from_shared_sets(
         &mut self,
         wanted: &Wanted<'_>,
         endpoints: &[LocalEndpoint],
+        changes: &BTreeSet<(u32, u32)>,
     ) -> Result<(), TableFull> {
+        let differs = |base: u32| {
+            changes.iter().any(|(to, from)| self.shadow.row(base + to) != self.shadow.row(base + from))
+        };
         let kept: HashSet<u32> =
-            wanted.sets.iter().filter_map(|key| self.layout.sets.get(key)).copied().collect();
+            wanted.known.sets.iter().filter_map(|key| self.layout.sets.get(key)).copied().collect();
         let shared: Vec<(u32, Vec<(u32, Direction)>)> = self
             .sets_to_be_left(wanted, endpoints)
             .into_iter()
-            .filter(|(base, _)| kept.contains(base))
+            .filter(|(base, _)| kept.contains(base) && differs(*base))
             .collect();
         if shared.is_empty() {
             return Ok(());

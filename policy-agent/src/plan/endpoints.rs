@@ -5,8 +5,10 @@ use std::net::IpAddr;
 
 use policy_common::maps::{Addr4, Addr6, Endpoint, Sets};
 
+use super::known::Known;
 use super::op::{Op, TableFull};
-use super::{LocalEndpoint, Planner, Wanted};
+use super::{LocalEndpoint, Planner};
+use crate::compile::Compiled;
 
 pub(super) struct Target {
     pub(super) sets: Sets,
@@ -17,14 +19,19 @@ pub(super) struct Target {
 
 impl Planner {
     /// Which sets each interface shall have.
-    pub(super) fn targets(&self, wanted: &Wanted<'_>, endpoints: &[LocalEndpoint]) -> BTreeMap<u32, Target> {
+    pub(super) fn targets(
+        &self,
+        known: &Known,
+        compiled: &Compiled,
+        endpoints: &[LocalEndpoint],
+    ) -> BTreeMap<u32, Target> {
         let mut targets = BTreeMap::new();
         for local in endpoints {
             let reference = |index: Option<usize>| {
-                let base = index.and_then(|at| wanted.sets.get(at)).and_then(|key| self.layout.sets.get(key));
+                let base = index.and_then(|at| known.sets.get(at)).and_then(|key| self.layout.sets.get(key));
                 base.map_or(0, |base| base + 1)
             };
-            let policy = wanted.compiled.endpoints.get(&local.pod);
+            let policy = compiled.endpoints.get(&local.pod);
             let sets = Sets {
                 egress: reference(policy.and_then(|p| p.egress)),
                 ingress: reference(policy.and_then(|p| p.ingress)),
@@ -46,7 +53,7 @@ impl Planner {
             };
             let slot = match target.present.filter(same) {
                 Some(slot) => slot,
-                None => self.layout.slots.allocate(1).ok_or(TableFull {
+                None => self.allocate_in(|layout| &mut layout.slots, 1).ok_or(TableFull {
                     table: "endpoints",
                     needed,
                     capacity: u64::from(self.capacity.endpoints),

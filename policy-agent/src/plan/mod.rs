@@ -8,16 +8,22 @@
 //! 3. addresses move to their new classes, the most specific prefix first. In the sets of pods that are about to move,
 //!    a new class has the row that its addresses had before;
 //! 4. pods move to their new sets, one eight-byte store each;
-//! 5. after a barrier, what only served the move goes: entries of vanished addresses, classes, rows, sets.
+//! 5. what only served the move goes: entries of vanished addresses, classes, rows, sets. A barrier comes before where a
+//!    packet that still reads what was left could tell.
+//!
+//! A plan for a whole compilation compares everything. One for a delta looks at what the delta names (`known.rs`), and
+//! where that needs no new class, set or row (most changes of most pods), at nothing else (`quick.rs`).
 //!
 //! Pure: no clock, no kernel. A plan that does not fit changes nothing ([`TableFull`]); one that failed half-way leaves
-//! the shadow saying exactly what the tables hold, and the next plan repairs the rest.
+//! the shadow saying exactly what the tables hold, and the next plan, which compares everything, repairs the rest.
 
 mod classes;
 mod endpoints;
+mod known;
 mod names;
 mod op;
 mod ports;
+mod quick;
 mod ranges;
 mod sets;
 mod shadow;
@@ -27,14 +33,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use policy_common::maps::Endpoint;
 
 pub use op::{Capacity, Op, TableFull};
 
-use crate::compile::Compiled;
+use crate::compile::{Compiled, Delta};
 use crate::model::ObjectName;
-use endpoints::describe;
-use names::{Contents, Numbers, PortSetNumber, RowKey, SetKey, SignatureKey};
+use known::Known;
+use names::{Contents, PortSetNumber, RowKey, SetKey, SignatureKey};
 use ranges::Ranges;
 use shadow::Shadow;
 
@@ -63,6 +68,8 @@ struct Layout {
     sets: HashMap<SetKey, u32>,
     /// Copies that only serve a move.
     copies: Vec<u32>,
+    /// Extents that have wider ones in their place.
+    outgrown: Vec<u32>,
     /// Length of each extent of `ROWS` that may be in use.
     extents: HashMap<u32, u32>,
     set_space: Ranges,
@@ -97,27 +104,30 @@ pub struct Planner {
     careful: Option<Layout>,
     /// The previous plan did not finish: nothing that it wrote is taken for granted.
     suspect: bool,
+    /// What the last compilation stands for in the tables, as long as each follows from the one before.
+    known: Option<Known>,
+    /// What has changed since then.
+    pending: Delta,
 }
 
 /// What one planning run carries along.
 struct Wanted<'a> {
     compiled: &'a Compiled,
-    numbers: Numbers,
-    sets: Vec<SetKey>,
-    signatures: Vec<SignatureKey>,
-    /// Class of each signature of the compilation.
-    classes: Vec<u32>,
+    known: Known,
+    /// The addresses that may have to move; `None`: any.
+    dirty: Option<&'a BTreeSet<IpAddr>>,
 }
 
 impl Planner {
     pub fn new(capacity: Capacity) -> Self {
         let layout = Layout {
             contents: Contents::new(),
-            classes: HashMap::from([(SignatureKey::new(), 0)]),
+            classes: HashMap::from([(SignatureKey::default(), 0)]),
             class_ids: Ranges::new(1, u32::MAX),
             stride: FIRST_STRIDE,
             sets: HashMap::new(),
             copies: Vec::new(),
+            outgrown: Vec::new(),
             extents: HashMap::new(),
             set_space: Ranges::new(0, capacity.rows),
             rows: HashMap::new(),
@@ -136,6 +146,8 @@ impl Planner {
             freed: Freed::default(),
             careful: None,
             suspect: false,
+            known: None,
+            pending: Delta::default(),
         }
     }
 
@@ -144,15 +156,86 @@ impl Planner {
     /// The caller applies them in order and says how that went: `applied`, or `failed` with the index of the first
     /// operation that was not applied.
     pub fn plan(&mut self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<Vec<Op>, TableFull> {
-        let before = self.layout.clone();
-        let planned = self.check(compiled, endpoints).and_then(|()| self.build(compiled, endpoints));
+        self.pending = Delta { everything: true, ..Delta::default() };
+        self.plan_pending(compiled, endpoints)
+    }
+
+    /// The same where the compilation is known to differ from the last one by no more than `delta`. One that follows
+    /// from another compilation than the last is planned as a whole.
+    pub fn plan_changes(
+        &mut self,
+        compiled: &Compiled,
+        delta: &Delta,
+        endpoints: &[LocalEndpoint],
+    ) -> Result<Vec<Op>, TableFull> {
+        self.pending.append(delta);
+        self.plan_pending(compiled, endpoints)
+    }
+
+    /// What does not fit stays pending.
+    fn plan_pending(
+        &mut self,
+        compiled: &Compiled,
+        endpoints: &[LocalEndpoint],
+    ) -> Result<Vec<Op>, TableFull> {
+        let whole = self.suspect || self.pending.everything;
+        let pending = std::mem::take(&mut self.pending);
+        let planned = match self.known.take().filter(|_| !whole) {
+            Some(known) => self.plan_delta(known, compiled, &pending, endpoints),
+            None => self.plan_whole(compiled, endpoints),
+        };
         if let Err(full) = planned {
             self.shadow.roll_back(0);
-            self.layout = before;
             self.freed = Freed::default();
+            self.pending = pending;
             return Err(full);
         }
+        self.pending = Delta { to: pending.to, ..Delta::default() };
         Ok(self.shadow.take_plan())
+    }
+
+    fn plan_whole(&mut self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
+        let before = self.layout.clone();
+        let mut wanted = Wanted { compiled, known: Known::default(), dirty: None };
+        let planned = self
+            .check(endpoints)
+            .and_then(|()| self.check_addresses(compiled, compiled.addresses.keys()))
+            .and_then(|()| self.check_prefixes(compiled))
+            .and_then(|()| self.build(&mut wanted, endpoints));
+        match planned {
+            Ok(()) => self.known = Some(wanted.known.finish(compiled, endpoints)),
+            Err(_) => self.layout = before,
+        }
+        planned
+    }
+
+    fn plan_delta(
+        &mut self,
+        mut known: Known,
+        compiled: &Compiled,
+        delta: &Delta,
+        endpoints: &[LocalEndpoint],
+    ) -> Result<(), TableFull> {
+        if let Some(result) = self.quick(&mut known, compiled, delta, endpoints) {
+            self.known = Some(known);
+            return result;
+        }
+        let (before, sizes) = (self.layout.clone(), known.sizes());
+        let mut wanted = Wanted { compiled, known, dirty: Some(&delta.addresses) };
+        let prefixes = if delta.prefixes { self.check_prefixes(compiled) } else { Ok(()) };
+        let planned = prefixes
+            .and_then(|()| self.check(endpoints))
+            .and_then(|()| self.check_addresses(compiled, delta.addresses.iter().copied()))
+            .and_then(|()| self.build(&mut wanted, endpoints));
+        let mut known = wanted.known;
+        if planned.is_ok() {
+            known = known.finish(compiled, endpoints);
+        } else {
+            self.layout = before;
+            known.truncate(sizes);
+        }
+        self.known = Some(known);
+        planned
     }
 
     pub fn applied(&mut self) {
@@ -188,6 +271,7 @@ impl Planner {
         if let Some(layout) = self.careful.take() {
             self.layout = layout;
         }
+        self.known = None;
         self.suspect = true;
     }
 
@@ -229,26 +313,33 @@ impl Planner {
         ])
     }
 
-    /// Tables with a fixed number of entries, each family for itself; old and new entries are there together for a
-    /// moment, and a trie refuses even a replacement when it is full.
-    fn check(&self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
-        let fits = |table, needed: usize, capacity: u32| {
-            if needed as u64 > u64::from(capacity) {
-                return Err(TableFull { table, needed: needed as u64, capacity: u64::from(capacity) });
-            }
-            Ok(())
-        };
+    fn check(&self, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
         fits("endpoints", endpoints.len(), self.capacity.endpoints)?;
         // Old and new ones are there together, and the trie keeps one entry to itself.
         let sources = endpoints.iter().map(|local| local.sources.len()).sum::<usize>();
         let needed = sources + self.shadow.sources.len();
-        fits("sources", if needed == 0 { 0 } else { needed + 1 }, self.capacity.sources)?;
+        fits("sources", if needed == 0 { 0 } else { needed + 1 }, self.capacity.sources)
+    }
+
+    /// Tables with a fixed number of entries, each family for itself; old and new entries are there together for a
+    /// moment. `candidates`: at least the addresses that have no entry yet and shall have one.
+    fn check_addresses(
+        &self,
+        compiled: &Compiled,
+        candidates: impl Iterator<Item = IpAddr>,
+    ) -> Result<(), TableFull> {
+        let mut needed = [true, false].map(|v4| self.shadow.peers.len_of(v4));
+        for address in candidates {
+            if compiled.addresses.contains(address) && !self.shadow.peers.contains(address) {
+                needed[usize::from(address.is_ipv6())] += 1;
+            }
+        }
+        needed.into_iter().try_for_each(|needed| fits("peers", needed, self.capacity.peers))
+    }
+
+    /// A trie refuses even a replacement when it is full.
+    fn check_prefixes(&self, compiled: &Compiled) -> Result<(), TableFull> {
         for v4 in [true, false] {
-            let peers = compiled
-                .addresses
-                .keys()
-                .chain(self.shadow.peers.keys().filter(|address| !compiled.addresses.contains_key(address)));
-            fits("peers", peers.filter(|a| a.is_ipv4() == v4).count(), self.capacity.peers)?;
             let cidrs = compiled
                 .prefixes
                 .keys()
@@ -259,28 +350,19 @@ impl Planner {
         Ok(())
     }
 
-    fn build(&mut self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
+    fn build(&mut self, wanted: &mut Wanted<'_>, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
         let present: Vec<u32> = self.shadow.slots.values().copied().collect();
-        self.add_sources(endpoints);
-        let numbers = self.layout.contents.numbers(compiled);
-        let mut wanted = Wanted {
-            sets: compiled.sets.iter().map(|set| numbers.set(set)).collect(),
-            signatures: compiled.signatures.iter().map(|terms| numbers.signature(terms)).collect(),
-            classes: Vec::new(),
-            numbers,
-            compiled,
-        };
-        if self.allocates(&wanted, endpoints) {
-            self.release_quarantine();
+        if self.suspect {
+            // Nobody knows whether the barrier of the plan that failed was reached.
+            self.shadow.emit(Op::Barrier);
         }
-        let known_classes: HashSet<u32> = self.layout.classes.values().copied().collect();
-        wanted.classes =
-            wanted.signatures.iter().map(|key| self.class(key)).collect::<Result<Vec<_>, _>>()?;
-
-        let cells = self.rows_of(&wanted, &known_classes);
-        self.refine_ports(&wanted, cells.iter().map(|cell| &cell.row))?;
-        self.widen_sets(wanted.classes.iter().copied().max().unwrap_or(0))?;
-        for key in &wanted.sets {
+        self.add_sources(endpoints);
+        self.number_contents(wanted);
+        let fresh = self.number_classes(wanted)?;
+        let cells = self.rows_of(wanted, &fresh);
+        self.refine_ports(wanted, cells.iter().map(|cell| &cell.row))?;
+        self.widen_sets(wanted.known.classes.iter().copied().max().unwrap_or(0))?;
+        for key in &wanted.known.sets {
             if !self.layout.sets.contains_key(key) {
                 let base = self.allocate_set()?;
                 self.layout.sets.insert(key.clone(), base);
@@ -288,15 +370,18 @@ impl Planner {
         }
         for cell in &cells {
             if let (Some(base), Some(word)) =
-                (self.layout.sets.get(&wanted.sets[cell.set]), self.layout.rows.get(&cell.row))
+                (self.layout.sets.get(&wanted.known.sets[cell.set]), self.layout.rows.get(&cell.row))
             {
                 self.shadow.emit(Op::Row { index: base + cell.class, word: *word });
             }
         }
-        let settle = self.move_addresses(&wanted, endpoints)?;
-        let mut targets = self.targets(&wanted, endpoints);
+        let settle = self.move_addresses(wanted, endpoints)?;
+        let mut targets = self.targets(&wanted.known, wanted.compiled, endpoints);
         let moved = self.move_endpoints(&mut targets)?;
-        if moved || !settle.is_empty() {
+        // Those that went by way of another class may only go on when nobody reads the sets that were left, and coarser
+        // port classes are right for rows in use alone.
+        let detoured = settle.iter().any(|op| !is_removal(op));
+        if detoured || moved && wanted.dirty.is_none() {
             self.shadow.emit(Op::Barrier);
         }
         for op in settle {
@@ -306,22 +391,11 @@ impl Planner {
         self.remove_sources(endpoints);
         self.watch_what_changes(&present);
         self.careful = Some(self.layout.clone());
-        self.forget(&wanted);
+        self.forget_copies();
+        if wanted.dirty.is_none() {
+            self.forget(wanted);
+        }
         Ok(())
-    }
-
-    /// Whether a plan needs anything that it could take from what was freed. Waiting for that costs up to a second on a
-    /// busy machine (an RCU grace period), so a plan that needs nothing does not.
-    fn allocates(&self, wanted: &Wanted<'_>, endpoints: &[LocalEndpoint]) -> bool {
-        let layout = &self.layout;
-        wanted.sets.iter().any(|set| !layout.sets.contains_key(set))
-            || wanted.signatures.iter().any(|signature| !layout.classes.contains_key(signature))
-            || endpoints.iter().any(|local| match self.shadow.slots.get(&local.ifindex) {
-                Some(slot) => {
-                    self.shadow.endpoints.get(slot) != Some(&Endpoint { slot: *slot, ..describe(local) })
-                }
-                None => true,
-            })
     }
 
     /// What was freed by earlier plans may be used again once no packet in flight can be reading it.
@@ -343,60 +417,86 @@ impl Planner {
         }
     }
 
+    /// Allocates; what was freed before only where nothing else is left, because that takes a barrier: up to a second on
+    /// a busy machine.
+    fn allocate_in(&mut self, space: fn(&mut Layout) -> &mut Ranges, length: u32) -> Option<u32> {
+        let found = space(&mut self.layout).allocate(length);
+        if found.is_some() {
+            return found;
+        }
+        self.release_quarantine();
+        space(&mut self.layout).allocate(length)
+    }
+
     /// The rows that must be written: those of new sets, and the columns of new classes in the others. A known set's
     /// row towards a known class never changes, because both are named by their contents.
-    fn rows_of(&self, wanted: &Wanted<'_>, known_classes: &HashSet<u32>) -> Vec<Cell> {
+    fn rows_of(&self, wanted: &Wanted<'_>, fresh: &[u32]) -> Vec<Cell> {
+        let (known, compiled) = (&wanted.known, wanted.compiled);
+        let all: Vec<u32> = (0_u32..).zip(&known.classes).map(|(signature, _)| signature).collect();
         let mut cells = Vec::new();
-        for (set, key) in wanted.sets.iter().enumerate() {
+        for (set, (key, content)) in known.sets.iter().zip(compiled.sets.iter()).enumerate() {
             let known_set = self.layout.sets.contains_key(key) && !self.suspect;
-            for (signature, class) in (0_u32..).zip(&wanted.classes) {
-                if known_set && known_classes.contains(class) {
-                    continue;
-                }
-                let row = wanted.compiled.row(&wanted.compiled.sets[set], signature);
-                cells.push(Cell { set, class: *class, row: wanted.numbers.row(&row) });
+            for signature in if known_set { fresh } else { &all } {
+                let Some(class) = known.classes.get(*signature as usize).copied() else { continue };
+                let row = known.numbers.row(&compiled.row(content, *signature));
+                cells.push(Cell { set, class, row });
             }
         }
         cells
     }
 
-    fn class(&mut self, key: &SignatureKey) -> Result<u32, TableFull> {
-        if let Some(class) = self.layout.classes.get(key) {
-            return Ok(*class);
-        }
-        let class = self.allocate_class()?;
-        self.layout.classes.insert(key.clone(), class);
-        Ok(class)
-    }
-
     fn allocate_class(&mut self) -> Result<u32, TableFull> {
+        let ids = &self.layout.class_ids;
+        if ids.lowest().is_none_or(|id| id >= self.layout.stride) {
+            // Rather than make all sets wider.
+            self.release_quarantine();
+        }
         let full =
             || TableFull { table: "classes", needed: u64::from(u32::MAX), capacity: u64::from(u32::MAX) };
         self.layout.class_ids.allocate(1).ok_or_else(full)
     }
 
+    fn forget_copies(&mut self) {
+        let layout = &mut self.layout;
+        for base in layout.copies.drain(..).chain(layout.outgrown.drain(..)) {
+            if let Some(length) = layout.extents.remove(&base) {
+                self.freed.sets.push((base, length));
+            }
+        }
+    }
+
     /// Frees what nothing refers to any more.
     fn forget(&mut self, wanted: &Wanted<'_>) {
-        let sets: HashSet<&SetKey> = wanted.sets.iter().collect();
-        let mut gone: Vec<u32> =
+        let sets: HashSet<&SetKey> = wanted.known.sets.iter().collect();
+        let gone: Vec<u32> =
             self.layout.sets.extract_if(|key, _| !sets.contains(key)).map(|(_, base)| base).collect();
-        gone.append(&mut self.layout.copies);
         for base in gone {
             let length = self.layout.extents.remove(&base).unwrap_or(0);
             self.freed.sets.push((base, length));
         }
-        let signatures: HashSet<&SignatureKey> = wanted.signatures.iter().collect();
-        let gone = self.layout.classes.extract_if(|key, class| *class != 0 && !signatures.contains(key));
+        let classes: HashSet<u32> = wanted.known.classes.iter().copied().collect();
+        let gone = self.layout.classes.extract_if(|_, class| *class != 0 && !classes.contains(class));
         self.freed.classes.extend(gone.map(|(_, class)| class));
         let mut used: HashSet<u32> = HashSet::new();
         for base in self.layout.sets.values() {
-            used.extend(wanted.classes.iter().map(|class| self.shadow.row(base + class)));
+            used.extend(wanted.known.classes.iter().map(|class| self.shadow.row(base + class)));
         }
         let width = self.layout.width;
         let gone = self.layout.rows.extract_if(|_, word| !used.contains(word));
         self.freed.rows.extend(gone.map(|(_, word)| (word, width)));
         self.forget_ports(wanted);
     }
+}
+
+fn fits(table: &'static str, needed: usize, capacity: u32) -> Result<(), TableFull> {
+    if needed as u64 > u64::from(capacity) {
+        return Err(TableFull { table, needed: needed as u64, capacity: u64::from(capacity) });
+    }
+    Ok(())
+}
+
+const fn is_removal(op: &Op) -> bool {
+    matches!(op, Op::Peer { class: None, .. } | Op::Cidr { class: None, .. })
 }
 
 /// One row to write.

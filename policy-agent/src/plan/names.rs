@@ -2,39 +2,40 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
+use std::sync::Arc;
 
-use crate::compile::{Compiled, PeerGroup, PeerRef, PolicySet, PortRef, PortSet, Row, Term};
+use crate::compile::{Compiled, NamedPort, PeerGroup, PeerRef, PolicySet, PortRef, PortSet, Row, Signature};
 use crate::model::Protocol;
 
 /// Numbers are never used again, so that forgetting a content needs no care.
 #[derive(Clone, Debug)]
 struct Names<T> {
-    numbers: HashMap<T, u64>,
+    numbers: HashMap<Arc<T>, u64>,
     next: u64,
 }
 
-impl<T: Clone + Eq + Hash> Names<T> {
+impl<T: Eq + Hash> Names<T> {
     fn new() -> Self {
         Self { numbers: HashMap::new(), next: 0 }
     }
 
-    fn number(&mut self, content: &T) -> u64 {
+    fn number(&mut self, content: &Arc<T>) -> u64 {
         if let Some(number) = self.numbers.get(content) {
             return *number;
         }
         self.next += 1;
-        self.numbers.insert(content.clone(), self.next);
+        self.numbers.insert(Arc::clone(content), self.next);
         self.next
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum TermKey {
-    Group(u64),
-    Named(Protocol, String, u16),
+/// A signature's groups and named ports, sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SignatureKey {
+    groups: Box<[u64]>,
+    named: Box<[u64]>,
 }
 
-pub(super) type SignatureKey = BTreeSet<TermKey>;
 pub(super) type PortSetNumber = u64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,54 +51,78 @@ pub(super) type SetKey = BTreeSet<RuleKey>;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RowKey {
     pub(super) everything: bool,
-    pub(super) port_sets: BTreeSet<PortSetNumber>,
+    /// Sorted.
+    pub(super) port_sets: Box<[PortSetNumber]>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Contents {
     groups: Names<PeerGroup>,
+    named: Names<NamedPort>,
     port_sets: Names<PortSet>,
 }
 
 /// The numbers of one compilation's indices.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Numbers {
     groups: Vec<u64>,
+    named: Vec<u64>,
     pub(super) port_sets: Vec<PortSetNumber>,
 }
 
 impl Contents {
     pub(super) fn new() -> Self {
-        Self { groups: Names::new(), port_sets: Names::new() }
+        Self { groups: Names::new(), named: Names::new(), port_sets: Names::new() }
     }
 
-    pub(super) fn numbers(&mut self, compiled: &Compiled) -> Numbers {
-        Numbers {
-            groups: compiled.groups.iter().map(|g| self.groups.number(g)).collect(),
-            port_sets: compiled.port_sets.iter().map(|s| self.port_sets.number(s)).collect(),
-        }
+    /// Takes in the contents that the numbers do not cover yet.
+    pub(super) fn extend(&mut self, numbers: &mut Numbers, compiled: &Compiled) {
+        let Numbers { groups, named, port_sets } = numbers;
+        let (from, names) = (groups.len(), &mut self.groups);
+        groups.extend(compiled.groups.iter().skip(from).map(|g| names.number(g)));
+        let (from, names) = (named.len(), &mut self.named);
+        named.extend(compiled.named.iter().skip(from).map(|n| names.number(n)));
+        let (from, names) = (port_sets.len(), &mut self.port_sets);
+        port_sets.extend(compiled.port_sets.iter().skip(from).map(|s| names.number(s)));
     }
 
     pub(super) fn port_sets(&self) -> impl Iterator<Item = (PortSetNumber, &PortSet)> {
-        self.port_sets.numbers.iter().map(|(set, number)| (*number, set))
+        self.port_sets.numbers.iter().map(|(set, number)| (*number, &**set))
     }
 
-    /// Forgets groups that the compilation does not use, and port sets outside `keep`.
+    /// Forgets groups and names that the compilation does not use, and port sets outside `keep`.
     pub(super) fn retain(&mut self, numbers: &Numbers, keep: &HashSet<PortSetNumber>) {
         let groups: HashSet<u64> = numbers.groups.iter().copied().collect();
+        let named: HashSet<u64> = numbers.named.iter().copied().collect();
         self.groups.numbers.retain(|_, n| groups.contains(n));
+        self.named.numbers.retain(|_, n| named.contains(n));
         self.port_sets.numbers.retain(|_, n| keep.contains(n));
     }
 }
 
+/// How many contents of each kind have numbers.
+pub(super) type Sizes = [usize; 3];
+
 impl Numbers {
-    pub(super) fn signature(&self, terms: &BTreeSet<Term>) -> SignatureKey {
-        terms
-            .iter()
-            .map(|term| match term {
-                Term::Group(id) => TermKey::Group(self.group(*id)),
-                Term::Named { protocol, name, port } => TermKey::Named(*protocol, name.clone(), *port),
-            })
-            .collect()
+    pub(super) fn sizes(&self) -> Sizes {
+        [self.groups.len(), self.named.len(), self.port_sets.len()]
+    }
+
+    pub(super) fn truncate(&mut self, [groups, named, port_sets]: Sizes) {
+        self.groups.truncate(groups);
+        self.named.truncate(named);
+        self.port_sets.truncate(port_sets);
+    }
+
+    pub(super) fn signature(&self, signature: &Signature) -> SignatureKey {
+        let sorted = |mut numbers: Vec<u64>| {
+            numbers.sort_unstable();
+            numbers.into_boxed_slice()
+        };
+        SignatureKey {
+            groups: sorted(signature.groups.iter().map(|id| self.group(*id)).collect()),
+            named: sorted(signature.named.iter().map(|id| number(&self.named, *id)).collect()),
+        }
     }
 
     pub(super) fn set(&self, set: &PolicySet) -> SetKey {
@@ -122,18 +147,21 @@ impl Numbers {
     }
 
     pub(super) fn row(&self, row: &Row) -> RowKey {
-        RowKey {
-            everything: row.everything,
-            port_sets: row.port_sets.iter().map(|id| self.port_set(*id)).collect(),
-        }
+        let mut port_sets: Vec<PortSetNumber> = row.port_sets.iter().map(|id| self.port_set(*id)).collect();
+        port_sets.sort_unstable();
+        RowKey { everything: row.everything, port_sets: port_sets.into() }
     }
 
-    // Indices come from the same compilation, so they are always there; 0 names nothing.
     fn group(&self, id: u32) -> u64 {
-        self.groups.get(id as usize).copied().unwrap_or(0)
+        number(&self.groups, id)
     }
 
     fn port_set(&self, id: u32) -> PortSetNumber {
-        self.port_sets.get(id as usize).copied().unwrap_or(0)
+        number(&self.port_sets, id)
     }
+}
+
+/// Indices come from the same compilation, so they are always there; 0 names nothing.
+fn number(numbers: &[u64], id: u32) -> u64 {
+    numbers.get(id as usize).copied().unwrap_or(0)
 }

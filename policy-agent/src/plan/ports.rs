@@ -23,16 +23,17 @@ impl Planner {
         wanted: &Wanted<'_>,
         rows: impl Iterator<Item = &'a RowKey>,
     ) -> Result<(), TableFull> {
-        let used: HashSet<PortSetNumber> = wanted.numbers.port_sets.iter().copied().collect();
+        let used: HashSet<PortSetNumber> = wanted.known.numbers.port_sets.iter().copied().collect();
         let known: HashSet<PortSetNumber> = self.layout.port_classes.keys().flatten().copied().collect();
+        if wanted.dirty.is_some() && used.is_subset(&known) {
+            return self.add_rows(rows);
+        }
         let intervals = self.partition(|number| used.contains(&number) || known.contains(&number));
-        let fresh: HashSet<RowKey> =
-            rows.filter(|row| !self.layout.rows.contains_key(row)).cloned().collect();
-
+        let fresh = self.fresh_rows(rows);
         let mut highest = self.layout.port_classes.values().copied().max().unwrap_or(0);
         for interval in &intervals {
             if !self.layout.port_classes.contains_key(&members(interval)) {
-                let class = self.layout.port_class_ids.allocate(1).ok_or(TableFull {
+                let class = self.allocate_in(|layout| &mut layout.port_class_ids, 1).ok_or(TableFull {
                     table: "port classes",
                     needed: u64::from(u32::MAX),
                     capacity: u64::from(u32::MAX),
@@ -42,8 +43,6 @@ impl Planner {
             }
         }
         self.widen_rows(highest)?;
-        let mut fresh: Vec<RowKey> = fresh.into_iter().collect();
-        fresh.sort_unstable();
         for row in fresh {
             let word = self.allocate_row()?;
             self.layout.rows.insert(row, word);
@@ -53,14 +52,28 @@ impl Planner {
         Ok(())
     }
 
+    /// Rows for the port classes that there are.
+    fn add_rows<'a>(&mut self, rows: impl Iterator<Item = &'a RowKey>) -> Result<(), TableFull> {
+        for row in self.fresh_rows(rows) {
+            let word = self.allocate_row()?;
+            self.write_row(&row, word);
+            self.layout.rows.insert(row, word);
+        }
+        Ok(())
+    }
+
+    fn fresh_rows<'a>(&self, rows: impl Iterator<Item = &'a RowKey>) -> BTreeSet<RowKey> {
+        rows.filter(|row| !self.layout.rows.contains_key(row)).cloned().collect()
+    }
+
     /// When many known port sets are unused, paints the coarser partition of those in use. All rows in use agree on
     /// the classes that become one.
     pub(super) fn forget_ports(&mut self, wanted: &Wanted<'_>) {
-        let used: HashSet<PortSetNumber> = wanted.numbers.port_sets.iter().copied().collect();
+        let used: HashSet<PortSetNumber> = wanted.known.numbers.port_sets.iter().copied().collect();
         let known: HashSet<PortSetNumber> = self.layout.contents.port_sets().map(|(n, _)| n).collect();
         let stale = known.len() - known.intersection(&used).count();
         if stale <= STALE_PORT_SETS || stale <= used.len() {
-            self.layout.contents.retain(&wanted.numbers, &known);
+            self.layout.contents.retain(&wanted.known.numbers, &known);
             return;
         }
         let intervals = self.partition(|number| used.contains(&number));
@@ -83,7 +96,7 @@ impl Planner {
         self.paint(&intervals);
         let gone = self.layout.port_classes.extract_if(|key, class| *class != 0 && !keep.contains(key));
         self.freed.port_classes.extend(gone.map(|(_, class)| class));
-        self.layout.contents.retain(&wanted.numbers, &used);
+        self.layout.contents.retain(&wanted.known.numbers, &used);
     }
 
     fn partition(&self, include: impl Fn(PortSetNumber) -> bool) -> Vec<(PortInterval, BTreeSet<u64>)> {
@@ -161,7 +174,7 @@ impl Planner {
         let width = self.layout.width;
         let capacity = u64::from(self.capacity.words);
         let needed = (self.layout.rows.len() as u64 + 1) * u64::from(width);
-        self.layout.row_space.allocate(width).ok_or(TableFull {
+        self.allocate_in(|layout| &mut layout.row_space, width).ok_or(TableFull {
             table: "bits",
             needed: needed.max(capacity + 1),
             capacity,
@@ -170,23 +183,26 @@ impl Planner {
 
     /// The bits of all known rows for all known port classes.
     fn write_rows(&mut self) {
-        let classes: Vec<(&BTreeSet<PortSetNumber>, u32)> =
-            self.layout.port_classes.iter().map(|(k, c)| (k, *c)).collect();
-        let mut rows: Vec<(&RowKey, u32)> = self.layout.rows.iter().map(|(k, w)| (k, *w)).collect();
+        let mut rows: Vec<(RowKey, u32)> = self.layout.rows.iter().map(|(k, w)| (k.clone(), *w)).collect();
         rows.sort_unstable_by_key(|(_, word)| *word);
         for (key, first) in rows {
-            let mut words = vec![if key.everything { u64::MAX } else { 0 }; self.layout.width as usize];
-            for (members, class) in &classes {
-                if !key.everything
-                    && !members.is_disjoint(&key.port_sets)
+            self.write_row(&key, first);
+        }
+    }
+
+    fn write_row(&mut self, key: &RowKey, first: u32) {
+        let mut words = vec![if key.everything { u64::MAX } else { 0 }; self.layout.width as usize];
+        if !key.everything {
+            for (members, class) in &self.layout.port_classes {
+                if key.port_sets.iter().any(|set| members.contains(set))
                     && let Some(word) = words.get_mut((class / WORD_BITS) as usize)
                 {
                     *word |= 1 << (class % WORD_BITS);
                 }
             }
-            for (index, value) in (first..).zip(words) {
-                self.shadow.emit(Op::Word { index, value });
-            }
+        }
+        for (index, value) in (first..).zip(words) {
+            self.shadow.emit(Op::Word { index, value });
         }
     }
 }

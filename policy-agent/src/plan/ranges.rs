@@ -24,6 +24,11 @@ impl Ranges {
         Some(start)
     }
 
+    /// What an allocation of one would give.
+    pub(crate) fn lowest(&self) -> Option<u32> {
+        self.free.keys().next().copied()
+    }
+
     pub(crate) fn free(&mut self, start: u32, length: u32) {
         self.quarantine.push((start, length));
     }

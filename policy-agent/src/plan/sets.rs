@@ -11,7 +11,7 @@ impl Planner {
         let stride = self.layout.stride;
         let used = (self.layout.extents.len() as u64 + 1) * u64::from(stride);
         let capacity = u64::from(self.capacity.rows);
-        let base = self.layout.set_space.allocate(stride).ok_or(TableFull {
+        let base = self.allocate_in(|layout| &mut layout.set_space, stride).ok_or(TableFull {
             table: "rows",
             needed: used.max(capacity + 1),
             capacity,
@@ -59,10 +59,8 @@ impl Planner {
             }
             self.shadow.emit(Op::Sets { slot, sets });
         }
-        for from in moved.into_keys() {
-            let length = self.layout.extents.remove(&from).unwrap_or(0);
-            self.freed.sets.push((from, length));
-        }
+        // They keep their length until the plan has succeeded: if it fails, pods may still be reading them.
+        self.layout.outgrown.extend(moved.into_keys());
         if flipped {
             self.shadow.emit(Op::Barrier);
         }

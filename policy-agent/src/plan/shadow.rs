@@ -2,21 +2,22 @@
 //! operation failed it says exactly what the tables hold, half-applied plan or not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use policy_common::maps::{CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets};
 
 use super::op::{Capacity, Op};
-use crate::model::Protocol;
+use crate::model::{AddressMap, Protocol};
 
 #[derive(Debug)]
 pub(super) struct Shadow {
     words: Vec<u64>,
     rows: Vec<u32>,
     ports: Vec<u32>,
-    pub(super) peers: BTreeMap<IpAddr, u32>,
+    pub(super) peers: AddressMap<u32>,
     pub(super) cidrs: BTreeMap<IpNet, u32>,
+    /// How many addresses and prefixes have each class.
+    users: HashMap<u32, u32>,
     pub(super) endpoints: HashMap<u32, Endpoint>,
     sets: HashMap<u32, Sets>,
     pub(super) slots: BTreeMap<u32, u32>,
@@ -42,8 +43,9 @@ impl Shadow {
             words: vec![0; capacity.words as usize],
             rows: vec![0; capacity.rows as usize],
             ports: vec![CLASS_NONE; (PORT_PROTOCOLS * PORTS_PER_PROTOCOL) as usize],
-            peers: BTreeMap::new(),
+            peers: AddressMap::default(),
             cidrs: BTreeMap::new(),
+            users: HashMap::new(),
             endpoints: HashMap::new(),
             sets: HashMap::new(),
             slots: BTreeMap::new(),
@@ -81,6 +83,12 @@ impl Shadow {
         if !matches!(&undo, Undo::Write(before) if *before == op) {
             self.undo.push(undo);
             self.ops.push(op);
+        }
+    }
+
+    pub(super) fn emit_all(&mut self, ops: impl Iterator<Item = Op>) {
+        for op in ops {
+            self.emit(op);
         }
     }
 
@@ -124,6 +132,25 @@ impl Shadow {
         self.undo.clear();
     }
 
+    /// Whether any address can have the class.
+    pub(super) fn is_class_used(&self, class: u32) -> bool {
+        class == CLASS_NONE || self.users.contains_key(&class)
+    }
+
+    fn count(&mut self, old: Option<u32>, new: Option<u32>) {
+        if let Some(new) = new {
+            *self.users.entry(new).or_default() += 1;
+        }
+        if let Some(old) = old
+            && let Some(users) = self.users.get_mut(&old)
+        {
+            *users -= 1;
+            if *users == 0 {
+                self.users.remove(&old);
+            }
+        }
+    }
+
     fn write(&mut self, op: &Op) -> Undo {
         Undo::Write(match *op {
             Op::Word { index, value } => {
@@ -139,9 +166,18 @@ impl Shadow {
                 Op::Port { protocol, port, class: old.unwrap_or(CLASS_NONE) }
             }
             Op::Peer { address, class } => {
-                Op::Peer { address, class: replace(&mut self.peers, address, class) }
+                let old = match class {
+                    Some(class) => self.peers.insert(address, class),
+                    None => self.peers.remove(address),
+                };
+                self.count(old, class);
+                Op::Peer { address, class: old }
             }
-            Op::Cidr { net, class } => Op::Cidr { net, class: replace(&mut self.cidrs, net, class) },
+            Op::Cidr { net, class } => {
+                let old = replace(&mut self.cidrs, net, class);
+                self.count(old, class);
+                Op::Cidr { net, class: old }
+            }
             Op::Endpoint { slot, endpoint } => {
                 // The stored ones are as they were first written, watched; whether they still are is known apart.
                 let was_watched = put(&mut self.watched, slot, endpoint.watch != 0);

@@ -83,7 +83,7 @@ impl Planner {
             Direction::Ingress => sets.ingress,
         };
         let Some(base) = set.checked_sub(1) else { return Some(true) };
-        let class = self.shadow.peers.get(&remote).copied().unwrap_or_else(|| {
+        let class = self.shadow.peers.get(remote).copied().unwrap_or_else(|| {
             let lengths: BTreeSet<u8> = (0..=if remote.is_ipv4() { 32 } else { 128 }).collect();
             longest_prefix(&self.shadow.cidrs, &lengths, IpNet::from(remote)).unwrap_or(0)
         });

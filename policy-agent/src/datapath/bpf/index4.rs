@@ -41,6 +41,7 @@ pub(super) type Write = (u32, u32);
 
 #[derive(Debug)]
 pub(super) struct Index4 {
+    /// Those of the first level, and of the blocks that were ever used: all would be 20 MiB.
     cells: Vec<Content>,
     next_block: u32,
     blocks: u32,
@@ -53,9 +54,8 @@ pub(super) struct Index4 {
 
 impl Index4 {
     pub(super) fn new(blocks: u32) -> Self {
-        let cells = (INDEX_TOP + blocks * INDEX_BLOCK) as usize;
         Self {
-            cells: vec![Content::Leaf { class: CLASS_NONE, length: NOTHING }; cells],
+            cells: vec![Content::Leaf { class: CLASS_NONE, length: NOTHING }; INDEX_TOP as usize],
             next_block: 0,
             blocks,
             emptied: Vec::new(),
@@ -90,6 +90,13 @@ impl Index4 {
             (None, None) => Content::Leaf { class: CLASS_NONE, length: NOTHING },
         };
         self.change(net.network().to_bits(), net.prefix_len(), length, leaf)
+    }
+
+    /// A change may need a block where none is left but those that only a barrier frees.
+    pub(super) const fn wants_barrier(&self) -> bool {
+        // One change descends two levels.
+        let left = self.free.len() + (self.blocks - self.next_block) as usize;
+        left < 2 && !self.emptied.is_empty()
     }
 
     /// A barrier has passed: nobody reads what was emptied before it.
@@ -201,6 +208,8 @@ impl Index4 {
         let number = self.next_block;
         (number < self.blocks).then(|| {
             self.next_block += 1;
+            let empty = Content::Leaf { class: CLASS_NONE, length: NOTHING };
+            self.cells.resize(first_cell(self.next_block) as usize, empty);
             number
         })
     }

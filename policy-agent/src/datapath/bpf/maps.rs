@@ -167,6 +167,7 @@ impl Maps {
 
     fn write_peer(&mut self, address: IpAddr, class: Option<u32>) -> Result<(), MapError> {
         if let IpAddr::V4(v4) = address {
+            self.make_room_in_index();
             let writes = self.index.set_exact(v4, class);
             self.write_index(writes)?;
         }
@@ -181,6 +182,7 @@ impl Maps {
     fn write_cidr(&mut self, net: IpNet, class: Option<u32>) -> Result<(), MapError> {
         match net {
             IpNet::V4(net) => {
+                self.make_room_in_index();
                 let writes = self.index.set_prefix(net, class);
                 self.write_index(writes)?;
                 let key = Key::new(u32::from(net.prefix_len()), net.network().octets());
@@ -196,6 +198,14 @@ impl Maps {
                     None => self.cidrs6.remove(&key),
                 }
             }
+        }
+    }
+
+    /// Most plans have no barrier, so that the index may come to need one of its own.
+    fn make_room_in_index(&mut self) {
+        if self.index.wants_barrier() {
+            barrier();
+            self.index.barrier();
         }
     }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what Sluice costs. [`packets`] measures its programs alone, in nanoseconds per packet; [`path`] measures
-//! whole connections between pods, beside others who do the same job.
+//! whole connections between pods, beside others who do the same job; [`scale`] measures the agent, with clusters of up to
+//! 100,000 pods.
 //!
 //! Everything is a median of several rounds, and everything is compared within a round, because machines are shared.
 
@@ -7,6 +8,8 @@ mod docs;
 mod machine;
 mod packets;
 mod path;
+mod scale;
+mod svg;
 
 use std::path::PathBuf;
 
@@ -32,6 +35,19 @@ enum Part {
         #[command(flatten)]
         options: Options,
     },
+    /// Memory and time of the agent, with clusters of up to 100,000 pods
+    Scale {
+        /// The BPF object
+        object: PathBuf,
+        /// Draw the result here, as SVG
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// One round with one cluster
+    #[command(hide = true)]
+    ScaleOne { pods: u32, object: PathBuf },
     /// Throughput, packets and connections per second between pods
     Path {
         /// Draw the result here, as SVG
@@ -70,6 +86,11 @@ fn main() -> anyhow::Result<()> {
             let report = packets::run(&object, options.rounds, machine)?;
             (options, report)
         }
+        Part::Scale { object, plot, options } => {
+            let report = scale::run(&object, options.rounds, machine, plot.as_deref())?;
+            (options, report)
+        }
+        Part::ScaleOne { pods, object } => return scale::run_one(&object, pods),
         Part::Path { plot, options } => {
             let report = path::run(options.rounds, machine, plot.as_deref())?;
             (options, report)

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::variant::Engine;
+use crate::svg::{self, text};
 
 pub(crate) struct Panel {
     pub title: String,
@@ -30,12 +31,7 @@ const THICK: f64 = 15.0;
 pub(crate) fn draw(panels: &[Panel]) -> String {
     let rows = panels.first().map_or(0, |panel| panel.bars.len());
     let (width, height) = (NAMES + PANEL * panels.len() as f64, TOP + ROW * rows as f64 + 12.0);
-    let mut svg = format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">
-<title>Processor time between two pods, by who enforces policy</title>
-<rect width="{width}" height="{height}" fill="#ffffff"/>
-"##
-    );
+    let mut svg = svg::begin(width, height, "Processor time between two pods, by who enforces policy");
     for (at, bar) in panels.first().iter().flat_map(|panel| panel.bars.iter()).enumerate() {
         text(&mut svg, NAMES - 8.0, baseline(at), "end", &bar.name);
     }
@@ -43,7 +39,7 @@ pub(crate) fn draw(panels: &[Panel]) -> String {
         let left = NAMES + PANEL * number as f64;
         text(&mut svg, left, TOP - 26.0, "start", &panel.title);
         let (full, bottom) = (left + FULL, TOP + ROW * rows as f64);
-        line(&mut svg, full, bottom);
+        svg::line(&mut svg, (full, TOP), (full, bottom), "#999999", Some("3 3"));
         text(&mut svg, full, TOP - 8.0, "middle", "no policy");
         for (at, bar) in panel.bars.iter().enumerate() {
             let (y, length) = (TOP + ROW * at as f64 + 3.0, FULL * bar.times_nobody.clamp(0.0, LONGEST));
@@ -63,25 +59,12 @@ fn baseline(row: usize) -> f64 {
     TOP + ROW * row as f64 + THICK
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    let _ =
-        writeln!(svg, r##"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" fill="#222222">{text}</text>"##);
-}
-
-fn line(svg: &mut String, x: f64, bottom: f64) {
-    let _ = writeln!(
-        svg,
-        r##"<line x1="{x:.1}" x2="{x:.1}" y1="{TOP}" y2="{bottom:.1}" stroke="#999999" stroke-dasharray="3 3"/>"##
-    );
-}
-
-/// Told apart by those too who don't see all colours (Okabe and Ito).
 const fn color(engine: Engine) -> &'static str {
+    let [sluice, nft, iptables] = svg::COLORS;
     match engine {
         Engine::Nobody => "#999999",
-        Engine::Sluice => "#0072b2",
-        Engine::Nft => "#e69f00",
-        Engine::Iptables => "#009e73",
+        Engine::Sluice => sluice,
+        Engine::Nft => nft,
+        Engine::Iptables => iptables,
     }
 }
