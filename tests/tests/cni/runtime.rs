@@ -88,7 +88,7 @@ impl Runtime {
                 "ipam": {
                     "type": "host-local",
                     "dataDir": folder.path().join("addresses"),
-                    "ranges": [[{ "subnet": cidr4.trunc() }], [{ "subnet": cidr6.trunc() }]],
+                    "ranges": [[{ "subnet": cidr4.trunc().to_string() }], [{ "subnet": cidr6.trunc().to_string() }]],
                     "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
                 },
             }],
