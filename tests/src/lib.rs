@@ -2,8 +2,11 @@
 
 pub mod agent_world;
 pub mod cluster;
+pub mod cluster_world;
 pub mod conformance;
+pub mod deploy;
 pub mod fuzz;
+pub mod image;
 pub mod kernel;
 pub mod namespace;
 pub mod packet;

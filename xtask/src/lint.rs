@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting, clippy, and what is allowed into the dependency tree.
+//! `cargo xtask lint`: formatting, clippy, what is allowed into the dependency tree, and the chart.
 
 use std::process::Command;
 
@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::bpf_build;
 use crate::bpf_toolchain::Candidate;
+use crate::chart;
 use crate::setup::{self, Scope};
 use crate::step;
 use crate::test::KERNEL_TESTS;
@@ -21,6 +22,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         bpf_lint(workspace, &rustc),
         deny(workspace),
         advisories(workspace),
+        chart::check(workspace),
     ]
     .into_iter()
     .filter_map(|outcome| Some(format!("{:#}", outcome.err()?)))

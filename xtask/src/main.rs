@@ -5,9 +5,11 @@ mod bench;
 mod bpf_build;
 mod bpf_linker;
 mod bpf_toolchain;
+mod chart;
 mod conformance;
 mod demo;
 mod fuzz;
+mod image;
 mod lint;
 mod root;
 mod setup;
@@ -37,8 +39,8 @@ enum Task {
     /// Install what building, the demo, the tests, the bench and lint need
     ///
     /// Looks for a rustc with library source (rustup's nightly, other rustup toolchains, the system's), bpf-linker
-    /// with a matching LLVM, iproute2, ping, curl, nsenter, bpftool, nft, iptables, ipset, CNI plugins, rustfmt, clippy
-    /// and cargo-deny. On Debian and its children it installs what is missing by apt (as root, or through sudo without a
+    /// with a matching LLVM, iproute2, ping, curl, nsenter, bpftool, nft, iptables, ipset, CNI plugins, Helm, rustfmt,
+    /// clippy and cargo-deny. On Debian and its children it installs what is missing by apt (as root, or through sudo without a
     /// password) and by `cargo install`; elsewhere it says exactly what is missing. SLUICE_BPF_RUSTC=/path/to/rustc
     /// chooses a compiler.
     Setup {
@@ -83,6 +85,15 @@ enum Task {
     /// program of the same round, with verified instructions, stack and map memory. With --path: throughput, packets
     /// and connections per second without policy and under Sluice, nftables and iptables. Needs root, or sudo.
     Bench(bench::Options),
+    /// Render deploy/install.yaml and deploy/uninstall.yaml from the Helm chart
+    ///
+    /// `lint` checks that they are up to date. Fetches Helm where there is none.
+    Chart(chart::Options),
+    /// Make the container image, without a container engine
+    ///
+    /// Sets up the machine and builds first. An OCI image layout in one tar file, with the agent as a static program and
+    /// nothing else, for `ctr images import`, `docker load` and skopeo. The same sources give the same digest.
+    Image(image::Options),
     /// Check format, lints (clippy, warnings are errors) and dependencies (cargo-deny)
     ///
     /// Every check runs, also after one failed. Advisories are checked where their database can be reached.
@@ -113,6 +124,8 @@ fn run(task: &Task) -> Result<()> {
         Task::Conformance(options) => conformance::run(&workspace, options),
         Task::Fuzz(options) => fuzz::run(&workspace, options),
         Task::Bench(options) => bench::run(&workspace, options),
+        Task::Chart(options) => chart::run(&workspace, options),
+        Task::Image(options) => image::run(&workspace, options),
         Task::Lint => lint::run(&workspace),
     }
 }

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use crate::agent_build::{self, OBJECT_VARIABLE};
-use crate::bpf_build;
+use crate::agent_build::OBJECT_VARIABLE;
 use crate::fuzz;
+use crate::image;
 use crate::root;
-use crate::setup::Scope;
+use crate::setup;
 use crate::step;
 use crate::workspace::Workspace;
 
@@ -31,13 +31,16 @@ pub(crate) struct Options {
 /// Builds and runs them.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     root::authorise("the tests make network namespaces and load BPF programs")?;
-    agent_build::all(workspace, Scope::RUN, bpf_build::Variant::Plain)?;
+    let image::Made { image, agent } = image::for_tests(workspace)?;
+    let helm = setup::ensure_helm(workspace)?;
     let mut command = workspace.cargo();
     command
         .args(["test", "--no-fail-fast", "--features", KERNEL_TESTS])
         .args(options.filter.as_slice())
         .env(OBJECT_VARIABLE, workspace.bpf_object())
-        .env("SLUICE_AGENT", workspace.agent());
+        .env("SLUICE_AGENT", agent)
+        .env("SLUICE_HELM", helm)
+        .env("SLUICE_IMAGE", image);
     if options.quick {
         command.env("PROPTEST_CASES", "16").env("SLUICE_TEST_QUICK", "1");
     }

@@ -33,6 +33,21 @@ impl Workspace {
         self.root.join("docs")
     }
 
+    /// What is installed in a cluster.
+    pub(crate) fn deploy(&self) -> PathBuf {
+        self.root.join("deploy")
+    }
+
+    /// The Helm chart.
+    pub(crate) fn chart(&self) -> PathBuf {
+        self.deploy().join("chart/sluice")
+    }
+
+    /// Helm, where setup had to fetch it.
+    pub(crate) fn helm(&self) -> PathBuf {
+        self.target.join("tools").join("helm")
+    }
+
     /// Outputs of commands that ran quietly.
     pub(crate) fn logs(&self) -> PathBuf {
         self.target.join("xtask-logs")
@@ -51,6 +66,11 @@ impl Workspace {
     /// The agent with the BPF object inside.
     pub(crate) fn agent(&self) -> PathBuf {
         self.target.join("release").join("policy-agent")
+    }
+
+    /// Images, and the programs in them.
+    pub(crate) fn image_dir(&self) -> PathBuf {
+        self.target.join("image")
     }
 
     /// A program of the workspace's own, as tests are built.

@@ -65,7 +65,7 @@ pub(super) enum Standing {
 }
 
 impl Core {
-    pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
+    pub(super) fn start(options: &Options, input: Input) -> anyhow::Result<Self> {
         let capacity = Capacity::default();
         let datapath = BpfDatapath::load(&options.bpffs, &capacity, options.attach)?;
         tracing::info!(
@@ -74,7 +74,7 @@ impl Core {
             datapath.attached().len()
         );
         Ok(Self {
-            input: Input::folder(options.manifests.clone()),
+            input,
             node: options.node.clone(),
             close_strangers: options.close_strangers,
             overlay: Overlay::default(),

@@ -1,14 +1,23 @@
 //! Where the cluster's objects come from, and whether all of them are known.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::model::{Cluster, Tracked};
-use crate::source::{Store, read_folder};
+use crate::source::cluster::{Event, LiveStore, WatchStats};
+use crate::source::{Problem, Store, read_folder};
 
 /// The source and what was read of it.
 #[derive(Debug)]
 pub(super) enum Input {
     Folder(Folder),
+    Cluster(Live),
+}
+
+#[derive(Debug)]
+pub(super) struct Live {
+    store: LiveStore,
+    stats: Arc<WatchStats>,
 }
 
 #[derive(Debug)]
@@ -32,9 +41,22 @@ impl Input {
         })
     }
 
+    pub(super) fn cluster_api(stats: Arc<WatchStats>) -> Self {
+        Self::Cluster(Live { store: LiveStore::default(), stats })
+    }
+
+    /// Takes what an API server told; returns what is wrong since then.
+    pub(super) fn apply(&mut self, events: Vec<Event>) -> Vec<Problem> {
+        match self {
+            Self::Folder(_) => Vec::new(),
+            Self::Cluster(live) => live.store.apply(events).new_problems,
+        }
+    }
+
     /// Takes what the folder holds now. An API server tells by itself.
     pub(super) fn read(&mut self) {
         match self {
+            Self::Cluster(_) => {}
             Self::Folder(folder) => {
                 let read = read_folder(&folder.dir);
                 folder.readable = read.problem.is_none();
@@ -47,32 +69,38 @@ impl Input {
 
     pub(super) const fn cluster(&self) -> &Cluster {
         match self {
+            Self::Cluster(live) => live.store.cluster(),
             Self::Folder(folder) => folder.tracked.cluster(),
         }
     }
 
     pub(super) const fn tracked(&mut self) -> &mut Tracked {
         match self {
+            Self::Cluster(live) => live.store.tracked(),
             Self::Folder(folder) => &mut folder.tracked,
         }
     }
 
     pub(super) fn problems(&self) -> Vec<String> {
+        let words = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect();
         match self {
-            Self::Folder(folder) => folder.store.problems().iter().map(ToString::to_string).collect(),
+            Self::Cluster(live) => words(&live.store.problems()),
+            Self::Folder(folder) => words(folder.store.problems()),
         }
     }
 
     /// Whether there is anything to enforce yet: half a list of policies would open pods.
-    pub(super) const fn has_begun(&self) -> bool {
+    pub(super) fn has_begun(&self) -> bool {
         match self {
+            Self::Cluster(live) => live.store.synced(),
             Self::Folder(folder) => folder.read_once,
         }
     }
 
     /// Whether what is known is what is so now.
-    pub(super) const fn is_current(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         match self {
+            Self::Cluster(live) => live.store.synced() && live.stats.is_current(),
             Self::Folder(folder) => folder.readable,
         }
     }
@@ -81,6 +109,7 @@ impl Input {
     pub(super) fn is_whole(&self) -> bool {
         self.is_current()
             && match self {
+                Self::Cluster(live) => live.store.problems().is_empty(),
                 Self::Folder(folder) => folder.store.problems().is_empty(),
             }
     }

@@ -14,6 +14,7 @@ mod place;
 mod status;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -25,9 +26,11 @@ pub use status::{EndpointState, EndpointStatus, FlowStatus, Status};
 use crate::datapath::bpf::AttachMode;
 use crate::endpoints::LinkWatch;
 use crate::source::FolderWatch;
+use crate::source::cluster::{self, ClusterSource, Event, Events};
 use cni::Waiting;
 use control::{Question, Server};
 use core::{Core, Look};
+use input::Input;
 
 /// Where the network plugins and `ip netns` keep the pods' network namespaces.
 pub const NETNS_DIR: &str = "/var/run/netns";
@@ -37,9 +40,18 @@ const WAITING_RETRY: Duration = Duration::from_millis(500);
 /// How soon to try again what failed.
 const FAILED_RETRY: Duration = Duration::from_secs(5);
 
+/// Where the cluster's objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder of manifests.
+    Folder(PathBuf),
+    /// An API server.
+    Cluster(cluster::Options),
+}
+
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub manifests: PathBuf,
+    pub source: Source,
     pub node: Option<String>,
     pub bpffs: PathBuf,
     pub socket: PathBuf,
@@ -58,7 +70,8 @@ enum Wake {
 /// Runs until SIGTERM, SIGINT or a `shutdown` request. Enforcement stays in place.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let (server, mut questions) = Server::bind(&options.socket).await?;
-    let mut core = Core::start(&options)?;
+    let (input, mut objects) = input(&options).await?;
+    let mut core = Core::start(&options, input)?;
     let mut drops = core.drops()?;
     core.follow_debug_log();
     let (wake, mut woken) = mpsc::channel(8);
@@ -89,6 +102,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
                     core.input.read();
                 }
                 core.reconcile(if links { Look::AtInterfaces } else { Look::OnlyAtObjects });
+            }
+            batch = next(&mut objects) => {
+                let Some(batch) = batch else { anyhow::bail!("the watches of the API server ended") };
+                for problem in core.input.apply(batch) {
+                    tracing::warn!("{problem}");
+                }
+                core.reconcile(Look::OnlyAtObjects);
             }
             Some(Question { request, answer }) = questions.recv() => match request {
                 Request::Cni(request) => plugin.take(&mut core, request, answer),
@@ -127,6 +147,30 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The watches of an API server, and what they tell. Dropped, they end.
+struct Objects {
+    source: ClusterSource,
+    events: Events,
+}
+
+async fn input(options: &Options) -> anyhow::Result<(Input, Option<Objects>)> {
+    match &options.source {
+        Source::Folder(dir) => Ok((Input::folder(dir.clone()), None)),
+        Source::Cluster(cluster) => {
+            let (source, events) = ClusterSource::start(cluster.clone()).await?;
+            tracing::info!("watching the API server {}", source.server());
+            Ok((Input::cluster_api(Arc::clone(source.stats())), Some(Objects { source, events })))
+        }
+    }
+}
+
+async fn next(objects: &mut Option<Objects>) -> Option<Vec<Event>> {
+    match objects {
+        Some(objects) => objects.events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn until(moment: Option<Instant>) {
     match moment {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -136,18 +180,20 @@ async fn until(moment: Option<Instant>) {
 
 /// Each watcher has a task of its own, so that no wait of one is cut short by another.
 fn watch(options: &Options, wake: mpsc::Sender<Wake>) -> anyhow::Result<()> {
-    let mut folder = FolderWatch::new(&options.manifests)
-        .with_context(|| format!("watching the folder {}", options.manifests.display()))?;
     let mut links = LinkWatch::new(NETNS_DIR).context("watching interfaces")?;
-    let to_loop = wake.clone();
-    tokio::spawn(async move {
-        loop {
-            folder.changed().await;
-            if to_loop.send(Wake::Folder).await.is_err() {
-                return;
+    if let Source::Folder(dir) = &options.source {
+        let watch = FolderWatch::new(dir);
+        let mut folder = watch.with_context(|| format!("watching the folder {}", dir.display()))?;
+        let to_loop = wake.clone();
+        tokio::spawn(async move {
+            loop {
+                folder.changed().await;
+                if to_loop.send(Wake::Folder).await.is_err() {
+                    return;
+                }
             }
-        }
-    });
+        });
+    }
     tokio::spawn(async move {
         loop {
             links.changed().await;

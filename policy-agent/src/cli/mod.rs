@@ -71,7 +71,11 @@ struct BpffsArg {
 struct RunArgs {
     /// Folder of manifests (.yaml, .yml, .json): Namespaces, Pods, Nodes, NetworkPolicies.
     #[arg(long, env = "SLUICE_MANIFESTS", value_name = "DIR")]
-    manifests: PathBuf,
+    manifests: Option<PathBuf>,
+    #[arg(long, env = "SLUICE_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    #[arg(long, env = "SLUICE_CONTEXT", value_name = "NAME")]
+    context: Option<String>,
     /// Enforce only on pods with this spec.nodeName; all pods are peers. Without it, on all pods found here.
     #[arg(long, env = "SLUICE_NODE", value_name = "NAME")]
     node: Option<String>,
@@ -123,6 +127,9 @@ struct UninstallArgs {
     bpffs: BpffsArg,
     #[command(flatten)]
     socket: SocketArg,
+    /// Stay until told to stop by SIGTERM or SIGINT: for a DaemonSet, whose containers may not end.
+    #[arg(long)]
+    hold: bool,
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -137,7 +144,17 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Run(args) => block_on(async {
             agent::run(agent::Options {
-                manifests: args.manifests,
+                source: match args.manifests {
+                    Some(dir) => agent::Source::Folder(dir),
+                    None => agent::Source::Cluster(policy_agent::source::cluster::Options {
+                        access: policy_agent::source::cluster::Access {
+                            kubeconfig: args.kubeconfig,
+                            context: args.context,
+                        },
+                        node: args.node.clone().unwrap_or_default(),
+                        ..Default::default()
+                    }),
+                },
                 node: args.node,
                 bpffs: args.bpffs.bpffs,
                 socket: args.socket.socket,
@@ -172,6 +189,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             for line in uninstall(&args.bpffs.bpffs)? {
                 anstream::println!("removed {line}");
             }
+            if args.hold {
+                anstream::println!("nothing is enforced here any more; waiting to be stopped");
+                block_on(stopped())?;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -192,6 +213,16 @@ fn stop_running(socket: &std::path::Path) -> anyhow::Result<()> {
             }
         }
         Err(error) => anstream::eprintln!("no agent to stop: {error:#}"),
+    }
+    Ok(())
+}
+
+async fn stopped() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     Ok(())
 }

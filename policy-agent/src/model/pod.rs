@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{Labels, ObjectName, Protocol};
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContainerPort {
     pub name: Option<String>,
     pub protocol: Protocol,

@@ -8,14 +8,24 @@ use serde_json::Value;
 use super::convert;
 use super::document::State;
 use super::fault::{Faults, Field};
+use super::object::{Kind, StandIn};
 use super::typed::{Unknown, typed};
 use crate::model::{ObjectName, Policy, Selector};
 
 const SPEC_FIELDS: [&str; 4] = ["podSelector", "policyTypes", "ingress", "egress"];
 
+/// What stands for a broken object of this kind.
+pub(super) fn stand_in(kind: Kind, id: &ObjectName, value: &Value, state: State) -> StandIn {
+    match kind {
+        Kind::NetworkPolicy => StandIn::Policy(policy(id.clone(), value, state)),
+        Kind::Pod => StandIn::Pod(pod_addresses(value)),
+        Kind::Namespace | Kind::Node => StandIn::Nothing,
+    }
+}
+
 /// Isolates what the policy selects, in the directions that it names, as far as that can be told: in doubt the whole
 /// namespace, and both directions.
-pub(super) fn policy(id: ObjectName, value: &Value, state: State) -> Policy {
+fn policy(id: ObjectName, value: &Value, state: State) -> Policy {
     if state != State::Whole {
         return Policy::closed(id, Selector::everything(), true, true);
     }
@@ -56,7 +66,7 @@ fn directions(spec: &Value) -> Option<(bool, bool)> {
 }
 
 /// The addresses by which the interfaces of a broken pod can be found; those of a pod of the host's network are the node's.
-pub(super) fn pod_addresses(value: &Value) -> Vec<IpAddr> {
+fn pod_addresses(value: &Value) -> Vec<IpAddr> {
     let at = |path: &str| value.pointer(path);
     let finished = matches!(at("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
     if finished || at("/spec/hostNetwork") == Some(&Value::Bool(true)) {

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod closed;
+pub mod cluster;
 pub mod convert;
 mod document;
 mod fault;
@@ -13,6 +14,7 @@ mod json;
 mod object;
 mod read;
 mod settle;
+mod slim;
 mod sort;
 mod stamp;
 mod store;

@@ -15,7 +15,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Namespace, Self::Node, Self::Pod, Self::NetworkPolicy];
+    pub const ALL: [Self; 4] = [Self::Namespace, Self::Node, Self::Pod, Self::NetworkPolicy];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -81,6 +81,13 @@ pub enum StandIn {
     /// A pod that is not in the cluster, and where its interfaces may be found.
     Pod(Vec<IpAddr>),
     Nothing,
+}
+
+impl StandIn {
+    /// A last good version that had ended says nothing of a pod that now has addresses: it was another one.
+    pub(super) fn outlives(&self, last_good: &Pod) -> bool {
+        matches!(self, Self::Pod(addresses) if !addresses.is_empty()) && !last_good.is_selectable()
+    }
 }
 
 /// An object of a folder, whole or broken.

@@ -127,11 +127,9 @@ impl Objects {
         let problems: Vec<Problem> = faults.into_iter().map(|fault| fault.problem(source, &told)).collect();
         self.unknown |= !named;
         let Some(key) = key else { return self.problems.extend(problems) };
-        let content = object.ok_or_else(|| match key.kind {
-            _ if !closes => StandIn::Nothing,
-            Kind::NetworkPolicy => StandIn::Policy(closed::policy(key.id.clone(), value, state)),
-            Kind::Pod => StandIn::Pod(closed::pod_addresses(value)),
-            Kind::Namespace | Kind::Node => StandIn::Nothing,
+        let content = object.ok_or_else(|| match closes {
+            true => closed::stand_in(key.kind, &key.id, value, state),
+            false => StandIn::Nothing,
         });
         self.found.push(Found { source: source.to_owned(), key, content, problems });
     }

@@ -136,17 +136,15 @@ impl Store {
 fn single(found: Found, before: Option<Standing>) -> Standing {
     match (found.content, before) {
         (Ok(object), _) => Standing::Good(object),
-        // The last good version was another, that had ended: it says nothing of this one.
-        (Err(StandIn::Pod(addresses)), Some(Standing::Good(Object::Pod(pod))))
-            if !pod.is_selectable() && !addresses.is_empty() =>
-        {
-            Standing::BrokenPod(addresses)
-        }
-        (Err(_), Some(good @ Standing::Good(_))) => good,
+        (Err(stand_in), Some(good @ Standing::Good(_))) if !outlives(&stand_in, &good) => good,
         (Err(StandIn::Policy(policy)), _) => Standing::Closed(vec![policy]),
         (Err(StandIn::Pod(addresses)), _) => Standing::BrokenPod(addresses),
         (Err(StandIn::Nothing), before) => before.unwrap_or(Standing::Nothing),
     }
+}
+
+fn outlives(stand_in: &StandIn, last_good: &Standing) -> bool {
+    matches!(last_good, Standing::Good(Object::Pod(pod)) if stand_in.outlives(pod))
 }
 
 fn duplicate(key: &ObjectKey, found: &[Found]) -> Problem {

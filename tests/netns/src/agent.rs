@@ -25,8 +25,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 pub struct AgentOptions {
     /// The program.
     pub binary: PathBuf,
-    /// The folder of manifests.
-    pub manifests: PathBuf,
+    /// The folder of manifests; without one, `arguments` name an API server.
+    pub manifests: Option<PathBuf>,
     /// `--node`, where given.
     pub node: Option<String>,
     /// The directory for its pins.
@@ -43,7 +43,7 @@ impl AgentOptions {
     pub fn new(binary: &Path, manifests: &Path, node: &Node) -> Self {
         Self {
             binary: binary.to_owned(),
-            manifests: manifests.to_owned(),
+            manifests: Some(manifests.to_owned()),
             node: Some(node.name().to_owned()),
             bpffs: node.bpffs().to_owned(),
             arguments: Vec::new(),
@@ -211,7 +211,10 @@ fn start(ns: &Netns, options: &AgentOptions, folder: &Path) -> Result<Process> {
         .open(folder.join("agent.log"))
         .context("opening the log")?;
     let mut command = Command::new(&options.binary);
-    command.arg("run").arg("--manifests").arg(&options.manifests);
+    command.arg("run");
+    if let Some(manifests) = &options.manifests {
+        command.arg("--manifests").arg(manifests);
+    }
     if let Some(node) = &options.node {
         command.args(["--node", node]);
     }

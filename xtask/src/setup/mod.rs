@@ -1,9 +1,12 @@
 //! `cargo xtask setup`: installs what building, testing and linting need, and nothing when all is there.
 
 mod apt;
+mod helm;
 mod os_release;
 mod survey;
 mod tools;
+
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
@@ -23,15 +26,18 @@ pub(crate) struct Scope {
     pub(crate) run: bool,
     /// What the bench compares with, beside `run`.
     pub(crate) bench: bool,
+    /// Helm, for the chart.
+    pub(crate) chart: bool,
     pub(crate) lint: bool,
 }
 
 impl Scope {
-    pub(crate) const BUILD: Self = Self { run: false, bench: false, lint: false };
-    pub(crate) const RUN: Self = Self { run: true, bench: false, lint: false };
-    pub(crate) const BENCH: Self = Self { run: true, bench: true, lint: false };
-    pub(crate) const LINT: Self = Self { run: false, bench: false, lint: true };
-    pub(crate) const ALL: Self = Self { run: true, bench: true, lint: true };
+    pub(crate) const BUILD: Self = Self { run: false, bench: false, chart: false, lint: false };
+    pub(crate) const RUN: Self = Self { run: true, ..Self::BUILD };
+    pub(crate) const TEST: Self = Self { chart: true, ..Self::RUN };
+    pub(crate) const BENCH: Self = Self { bench: true, ..Self::RUN };
+    pub(crate) const LINT: Self = Self { chart: true, lint: true, ..Self::BUILD };
+    pub(crate) const ALL: Self = Self { run: true, bench: true, chart: true, lint: true };
 }
 
 /// Reports what is there and what is missing; fails when something is.
@@ -91,6 +97,9 @@ fn install(workspace: &Workspace, scope: Scope, survey: &Survey) -> Result<()> {
             &mut bpf_linker::install_command(workspace, &llvm),
         )?;
     }
+    if survey.helm_missing {
+        helm::install(workspace)?;
+    }
     if scope.lint {
         install_lints(workspace, survey)?;
     }
@@ -149,6 +158,14 @@ fn cargo_install(workspace: &Workspace, name: &str) -> Result<()> {
         .envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")])
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     step::run(&format!("building {name} (some minutes)"), &workspace.logs(), name, &mut command)
+}
+
+/// Sees to it that there is a Helm, and says where. Whoever only renders the chart needs nothing else.
+pub(crate) fn ensure_helm(workspace: &Workspace) -> Result<PathBuf> {
+    if helm::find(workspace).is_none() {
+        helm::install(workspace)?;
+    }
+    helm::find(workspace).context("the Helm that was fetched does not run here")
 }
 
 /// Sees to it that the fuzz targets can be built. Nothing else needs this.

@@ -5,8 +5,8 @@ use comfy_table::presets::NOTHING;
 
 use crate::bpf_linker::{self, Installed, Llvm};
 use crate::bpf_toolchain::{self, Candidate};
-use crate::setup::Scope;
 use crate::setup::tools::{COMPONENTS, DENY, TOOLS, Tool, cargo_has};
+use crate::setup::{Scope, helm};
 use crate::workspace::Workspace;
 
 /// One line of the report.
@@ -26,6 +26,7 @@ pub(crate) struct Survey {
     pub(crate) missing_tools: Vec<&'static Tool>,
     pub(crate) missing_components: Vec<&'static str>,
     pub(crate) deny_missing: bool,
+    pub(crate) helm_missing: bool,
     findings: Vec<Finding>,
 }
 
@@ -43,10 +44,14 @@ impl Survey {
             missing_tools: Vec::new(),
             missing_components: Vec::new(),
             deny_missing: false,
+            helm_missing: false,
             findings: Vec::new(),
         };
         survey.look_for_compiler(rustc_llvm);
         survey.look_for_tools(workspace, scope);
+        if scope.chart {
+            survey.look_for_helm(workspace);
+        }
         if scope.lint {
             survey.look_for_lints(workspace);
         }
@@ -132,6 +137,14 @@ impl Survey {
             };
             self.add(tool.program, found);
         }
+    }
+
+    fn look_for_helm(&mut self, workspace: &Workspace) {
+        let found = helm::find(workspace).map(|path| path.display().to_string()).ok_or_else(|| {
+            self.helm_missing = true;
+            helm::advice()
+        });
+        self.add("helm", found);
     }
 
     fn look_for_lints(&mut self, workspace: &Workspace) {

@@ -64,6 +64,14 @@ pub(crate) const TOOLS: &[Tool] = &[
         scope: RUN,
     },
     Tool {
+        program: "capsh",
+        // Without arguments it does nothing.
+        version_args: &[],
+        purpose: "takes capabilities away from the image's agent in the tests",
+        packages: &[&["libcap2-bin"]],
+        scope: RUN,
+    },
+    Tool {
         program: "ping",
         version_args: &["-V"],
         purpose: "a probe",

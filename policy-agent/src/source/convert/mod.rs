@@ -10,15 +10,13 @@ mod selector;
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use super::fault::{Fault, Faults, Field};
+use super::slim;
 use crate::model::{Labels, ObjectName};
 
 pub use cidr::parse_cidr;
 pub use names::{is_dns_label, is_dns_subdomain};
-pub use pod::pod;
+pub(super) use pod::pod;
 pub use policy::policy;
 pub use selector::selector;
 
@@ -26,30 +24,32 @@ pub use selector::selector;
 pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// A namespace's name and labels.
-pub fn namespace(typed: &core::Namespace) -> Result<(String, Labels), Vec<Fault>> {
+pub(super) fn namespace(typed: &slim::Namespace) -> Result<(String, Labels), Vec<Fault>> {
     let mut faults = Faults::default();
-    let metadata = Field::Root.key("metadata");
-    let name = required_name(&typed.metadata, names::dns_label, &metadata, &mut faults);
-    let labels = labels(&typed.metadata, &metadata, &mut faults);
+    let at = Field::Root.key("metadata");
+    let metadata = typed.metadata.as_deref();
+    let name = required_name(metadata.and_then(|m| m.name.as_deref()), names::dns_label, &at, &mut faults);
+    let labels = labels(metadata, &at, &mut faults);
     faults.result((name, labels))
 }
 
 /// A node's name and addresses.
-pub fn node(typed: &core::Node) -> Result<(String, Vec<IpAddr>), Vec<Fault>> {
+pub(super) fn node(typed: &slim::Node) -> Result<(String, Vec<IpAddr>), Vec<Fault>> {
     let mut faults = Faults::default();
-    let name =
-        required_name(&typed.metadata, names::dns_subdomain, &Field::Root.key("metadata"), &mut faults);
+    let name = typed.metadata.as_deref().and_then(|m| m.name.as_deref());
+    let name = required_name(name, names::dns_subdomain, &Field::Root.key("metadata"), &mut faults);
     let status = Field::Root.key("status");
     let at = status.key("addresses");
     let listed = typed.status.iter().filter_map(|s| s.addresses.as_ref()).flatten();
     let mut addresses = Vec::new();
     for (place, entry) in listed.enumerate() {
-        if !matches!(entry.type_.as_str(), "InternalIP" | "ExternalIP") {
+        if !matches!(entry.kind.as_deref(), Some("InternalIP" | "ExternalIP")) {
             continue;
         }
-        match parse_address(&entry.address) {
+        let text = entry.address.as_deref().unwrap_or_default();
+        match parse_address(text) {
             Some(address) => addresses.push(address),
-            None => faults.add(&at.index(place).key("address"), &entry.address, NOT_AN_ADDRESS),
+            None => faults.add(&at.index(place).key("address"), text, NOT_AN_ADDRESS),
         }
     }
     faults.result((name, addresses))
@@ -64,9 +64,9 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 
 type Check = fn(&str) -> Result<(), &'static str>;
 
-fn required_name(metadata: &ObjectMeta, check: Check, at: &Field<'_>, faults: &mut Faults) -> String {
+fn required_name(name: Option<&str>, check: Check, at: &Field<'_>, faults: &mut Faults) -> String {
     let at = at.key("name");
-    match metadata.name.as_deref() {
+    match name {
         None | Some("") => faults.add_missing(&at, "is required"),
         Some(name) => {
             if let Err(message) = check(name) {
@@ -74,21 +74,26 @@ fn required_name(metadata: &ObjectMeta, check: Check, at: &Field<'_>, faults: &m
             }
         }
     }
-    metadata.name.clone().unwrap_or_default()
+    name.unwrap_or_default().to_owned()
 }
 
-fn object_name(metadata: &ObjectMeta, at: &Field<'_>, faults: &mut Faults) -> ObjectName {
-    let name = required_name(metadata, names::dns_subdomain, at, faults);
-    let namespace = metadata.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(DEFAULT_NAMESPACE);
+fn object_name(
+    name: Option<&str>,
+    namespace: Option<&str>,
+    at: &Field<'_>,
+    faults: &mut Faults,
+) -> ObjectName {
+    let name = required_name(name, names::dns_subdomain, at, faults);
+    let namespace = namespace.filter(|n| !n.is_empty()).unwrap_or(DEFAULT_NAMESPACE);
     if let Err(message) = names::dns_label(namespace) {
         faults.add(&at.key("namespace"), namespace, message);
     }
     ObjectName::new(namespace, name)
 }
 
-fn labels(metadata: &ObjectMeta, at: &Field<'_>, faults: &mut Faults) -> Labels {
+fn labels(metadata: Option<&slim::Metadata>, at: &Field<'_>, faults: &mut Faults) -> Labels {
     let at = at.key("labels");
-    let labels = metadata.labels.clone().unwrap_or_default();
+    let labels = metadata.and_then(|m| m.labels.clone()).unwrap_or_default();
     check_labels(&labels, &at, faults);
     labels
 }

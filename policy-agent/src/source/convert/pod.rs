@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1 as core;
 
 use super::super::fault::{Fault, Faults, Field};
+use super::super::slim;
 use super::policy::{parse_protocol, port_number};
 use super::{NOT_AN_ADDRESS, labels, names, object_name, parse_address, parse_cidr};
 use crate::model::{ContainerPort, Pod};
@@ -13,32 +13,35 @@ use crate::model::{ContainerPort, Pod};
 /// The annotation that lists extra source ranges.
 const SOURCE_RANGES: &str = "sluice.dev/source-ranges";
 
-pub fn pod(typed: &core::Pod) -> Result<Pod, Vec<Fault>> {
+pub(in super::super) fn pod(typed: &slim::Pod) -> Result<Pod, Vec<Fault>> {
     let mut faults = Faults::default();
-    let metadata = Field::Root.key("metadata");
-    let id = object_name(&typed.metadata, &metadata, &mut faults);
-    let labels = labels(&typed.metadata, &metadata, &mut faults);
-    let addresses = typed.status.as_ref().map(|s| addresses(s, &mut faults)).unwrap_or_default();
-    let spec = typed.spec.as_ref();
+    let at = Field::Root.key("metadata");
+    let metadata = typed.metadata.as_deref();
+    let (name, namespace) =
+        (metadata.and_then(|m| m.name.as_deref()), metadata.and_then(|m| m.namespace.as_deref()));
+    let id = object_name(name, namespace, &at, &mut faults);
+    let labels = labels(metadata, &at, &mut faults);
+    let status = typed.status.as_deref();
+    let spec = typed.spec.as_deref();
     let pod = Pod {
         id,
-        uid: typed.metadata.uid.clone().unwrap_or_default(),
+        uid: metadata.and_then(|m| m.uid.clone()).unwrap_or_default(),
         labels: labels.into(),
         node: spec.and_then(|s| s.node_name.as_deref()).filter(|name| !name.is_empty()).map(Into::into),
-        addresses,
+        addresses: status.map(|s| addresses(s, &mut faults)).unwrap_or_default(),
         host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
-        finished: is_finished(typed),
-        terminating: typed.metadata.deletion_timestamp.is_some(),
-        created: typed.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        finished: is_finished(status),
+        terminating: metadata.is_some_and(|m| m.terminating),
+        created: metadata.map_or(0, |m| m.created),
         ports: spec.map(|s| ports(s, &mut faults)).unwrap_or_default().into(),
-        sources: sources(typed, &mut faults),
+        sources: metadata.map(|m| sources(m, &mut faults)).unwrap_or_default(),
     };
     faults.result(pod)
 }
 
 /// CIDRs that the pod may send from beside its own addresses, separated by commas: for pods that route.
-fn sources(pod: &core::Pod, faults: &mut Faults) -> Vec<IpNet> {
-    let Some(text) = pod.metadata.annotations.as_ref().and_then(|all| all.get(SOURCE_RANGES)) else {
+fn sources(metadata: &slim::Metadata, faults: &mut Faults) -> Vec<IpNet> {
+    let Some(text) = metadata.annotations.as_deref().and_then(|a| a.source_ranges.as_deref()) else {
         return Vec::new();
     };
     let metadata = Field::Root.key("metadata");
@@ -55,13 +58,12 @@ fn sources(pod: &core::Pod, faults: &mut Faults) -> Vec<IpNet> {
 }
 
 /// Row 44. A terminating pod is not finished (row 43).
-fn is_finished(pod: &core::Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+fn is_finished(status: Option<&slim::PodStatus>) -> bool {
+    matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 /// Row 57: every entry of podIPs, one of each family.
-fn addresses(status: &core::PodStatus, faults: &mut Faults) -> Vec<IpAddr> {
+fn addresses(status: &slim::PodStatus, faults: &mut Faults) -> Vec<IpAddr> {
     let at = Field::Root.key("status");
     let list = at.key("podIPs");
     let (single, ip) = (at.key("podIP"), "ip");
@@ -81,7 +83,7 @@ fn addresses(status: &core::PodStatus, faults: &mut Faults) -> Vec<IpAddr> {
         }
         Some(entries) => {
             for (i, entry) in entries.iter().enumerate() {
-                take(&entry.ip, &list.index(i).key(ip));
+                take(entry.ip.as_deref().unwrap_or_default(), &list.index(i).key(ip));
             }
         }
     }
@@ -89,10 +91,10 @@ fn addresses(status: &core::PodStatus, faults: &mut Faults) -> Vec<IpAddr> {
 }
 
 /// Row 27: init containers too, since those that restart serve as long as the others.
-fn ports(spec: &core::PodSpec, faults: &mut Faults) -> Vec<ContainerPort> {
+fn ports(spec: &slim::PodSpec, faults: &mut Faults) -> Vec<ContainerPort> {
     let at = Field::Root.key("spec");
     let (containers, init_containers) = (at.key("containers"), at.key("initContainers"));
-    let all = (spec.containers.iter().enumerate().map(|(i, c)| (containers.index(i), c)))
+    let all = (spec.containers.iter().flatten().enumerate().map(|(i, c)| (containers.index(i), c)))
         .chain(spec.init_containers.iter().flatten().enumerate().map(|(i, c)| (init_containers.index(i), c)));
     let mut ports = Vec::new();
     for (container_at, container) in all {
@@ -105,7 +107,8 @@ fn ports(spec: &core::PodSpec, faults: &mut Faults) -> Vec<ContainerPort> {
             }
             let protocol = port.protocol.as_deref().filter(|name| !name.is_empty());
             let protocol = parse_protocol(protocol, &at.key("protocol"), faults);
-            let number = port_number(port.container_port, &at.key("containerPort"), faults);
+            let number =
+                port_number(port.container_port.unwrap_or_default(), &at.key("containerPort"), faults);
             if let (Some(protocol), Some(port)) = (protocol, number) {
                 ports.push(ContainerPort { name, protocol, port });
             }

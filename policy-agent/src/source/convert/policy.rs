@@ -9,7 +9,8 @@ use crate::model::{Block, NamespaceMatch, Peer, Policy, PortMatch, Protocol, Rul
 
 pub fn policy(typed: &networking::NetworkPolicy) -> Result<Policy, Vec<Fault>> {
     let mut faults = Faults::default();
-    let id = object_name(&typed.metadata, &Field::Root.key("metadata"), &mut faults);
+    let (name, namespace) = (typed.metadata.name.as_deref(), typed.metadata.namespace.as_deref());
+    let id = object_name(name, namespace, &Field::Root.key("metadata"), &mut faults);
     // An absent spec is an empty one, and that isolates the namespace for ingress (rows 1, 12, 14).
     let empty = networking::NetworkPolicySpec::default();
     let spec = typed.spec.as_ref().unwrap_or(&empty);

@@ -1,0 +1,155 @@
+//! The agent as in a cluster: fed by an API server, with the rights that `deploy/install.yaml` gives it.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use sluice_netns::{NodeSpec, PodSpec, World, WorldBuilder};
+use sluice_tests::agent_world::{FOLLOW_TIMEOUT, eventually, policy, policy_file};
+use sluice_tests::cluster_world::ClusterLab;
+
+const DENY: &str = "podSelector: {}, policyTypes: [Ingress]";
+const FROM_PROD: &str = "podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: prod}}}], ports: [{port: 80}]}]";
+
+fn pod(namespace: &str, name: &str, node: &str) -> PodSpec {
+    PodSpec::new(namespace, name, node).serve_tcp(80)
+}
+
+fn world() -> WorldBuilder {
+    World::builder("slapi")
+        .node(NodeSpec::new("node1"))
+        .node(NodeSpec::new("node2"))
+        .pod(pod("dev", "web", "node1"))
+        .pod(pod("dev", "far", "node2"))
+        .pod(pod("prod", "web", "node1"))
+        .pod(pod("prod", "far", "node2"))
+}
+
+fn apply(cluster: &mut ClusterLab, name: &str, spec: &str) -> Result<()> {
+    cluster.lab.manifests.write(&policy_file(name), &policy(name, spec))?;
+    cluster.write()
+}
+
+fn delete(cluster: &mut ClusterLab, name: &str) -> Result<()> {
+    cluster.lab.manifests.remove(&policy_file(name))?;
+    cluster.write()
+}
+
+/// Waits until every agent says so.
+fn wait_until(cluster: &ClusterLab, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
+    eventually(Duration::from_secs(20), || {
+        for agent in &cluster.lab.agents {
+            let status = agent.status()?;
+            if !holds(&status) {
+                return Ok(Some(format!("not {what}: {status:#}\n{}", agent.log())));
+            }
+        }
+        Ok(None)
+    })
+}
+
+#[test]
+fn what_the_api_server_says_is_enforced_with_the_role_of_the_daemon_set_alone() -> Result<()> {
+    let mut cluster = ClusterLab::start(world(), &[])?;
+    wait_until(&cluster, "synced", |status| status["synced"] == true)?;
+    cluster.wait_for("prod/web dev/web tcp/80 opens\nprod/far dev/far tcp/80 opens")?;
+    apply(&mut cluster, "dev/deny", DENY)?;
+    cluster.settle("prod/web dev/web tcp/80 hangs\nprod/far dev/web tcp/80 hangs\nprod/web dev/far tcp/80 hangs")?;
+    cluster.lab.manifests.namespace("prod", &[("team", "prod")])?;
+    apply(&mut cluster, "dev/from-prod", FROM_PROD)?;
+    cluster.settle("prod/web dev/web tcp/80 opens\nprod/far dev/far tcp/80 opens\ndev/web dev/far tcp/80 hangs")?;
+
+    // A pod whose object comes after its interface, and one whose object goes after it.
+    let late = cluster.lab.world.add_pod(pod("dev", "late", "node1"))?.clone();
+    cluster.lab.manifests.pod(&late)?;
+    cluster.settle("prod/far dev/late tcp/80 opens\ndev/web dev/late tcp/80 hangs")?;
+    cluster.lab.world.remove_pod("dev/late")?;
+    cluster.lab.manifests.remove_pod(&late)?;
+    // Its address is another's at once: a peer that dev lets in.
+    let heir = pod("prod", "heir", "node1").address(late.ipv4.into()).address(late.ipv6.into());
+    let heir = cluster.lab.world.add_pod(heir)?.clone();
+    cluster.lab.manifests.pod(&heir)?;
+    cluster.settle("prod/heir dev/far tcp/80 opens\ndev/web prod/heir tcp/80 opens")?;
+
+    delete(&mut cluster, "dev/from-prod")?;
+    delete(&mut cluster, "dev/deny")?;
+    cluster.settle("dev/web dev/far tcp/80 opens\nprod/heir dev/web tcp/80 opens")?;
+    wait_until(&cluster, "without errors", |status| status["errors"] == json!([]))?;
+    cluster.check_role_is_used_up()
+}
+
+#[test]
+fn while_the_api_server_is_away_what_was_enforced_stays_and_status_tells() -> Result<()> {
+    let mut cluster = ClusterLab::start(world(), &[])?;
+    apply(&mut cluster, "dev/deny", DENY)?;
+    let closed = "prod/web dev/web tcp/80 hangs\nprod/web dev/far tcp/80 hangs\ndev/web prod/far tcp/80 opens";
+    cluster.settle(closed)?;
+    cluster.go_away();
+    wait_until(&cluster, "out of sync", |status| status["synced"] == false)?;
+    cluster.lab.expect(closed);
+    // An agent that begins meanwhile knows nothing, and changes nothing.
+    cluster.lab.agent().kill()?;
+    cluster.lab.agent().restart()?;
+    thread::sleep(Duration::from_secs(1));
+    cluster.lab.expect(closed);
+    // What vanished during the gap is removed, what came is there.
+    cluster.lab.manifests.remove(&policy_file("dev/deny"))?;
+    cluster.lab.manifests.write(&policy_file("prod/deny"), &policy("prod/deny", DENY))?;
+    cluster.write()?;
+    cluster.server.compact();
+    cluster.lab.expect("prod/web dev/web tcp/80 hangs");
+    cluster.come_back()?;
+    cluster.wait_for("prod/web dev/web tcp/80 opens\ndev/far prod/web tcp/80 hangs\ndev/web prod/far tcp/80 hangs")?;
+    wait_until(&cluster, "synced", |status| status["synced"] == true)
+}
+
+#[test]
+fn a_policy_that_is_not_understood_closes_its_pods_and_an_event_on_it_says_why() -> Result<()> {
+    let mut cluster = ClusterLab::start(world(), &[])?;
+    cluster.wait_for("prod/web dev/web tcp/80 opens")?;
+    apply(&mut cluster, "dev/wrong", "podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}]}]")?;
+    cluster.settle("prod/web dev/web tcp/80 hangs\nprod/web dev/far tcp/80 hangs")?;
+    eventually(Duration::from_secs(20), || {
+        let events = cluster.server.objects("events");
+        let told = events.iter().any(|event| {
+            event["regarding"]["name"] == "wrong"
+                && event["note"].as_str().is_some_and(|note| note.contains("10.0.0.0/33"))
+        });
+        Ok((!told).then(|| format!("no event says so: {events:?}")))
+    })?;
+    apply(&mut cluster, "dev/wrong", "podSelector: {}, ingress: [{}]")?;
+    cluster.settle("prod/web dev/web tcp/80 opens")
+}
+
+#[test]
+fn a_role_that_lacks_a_right_is_told_and_nothing_is_opened() -> Result<()> {
+    let mut cluster = ClusterLab::without_agents(world())?;
+    let role = "kind: ClusterRole\nrules:\n- apiGroups: ['']\n  resources: [pods, namespaces, nodes]\n  verbs: [list, watch]\n";
+    cluster.server.enforce(sluice_apiserver::Role::from_yaml(role)?);
+    cluster.write()?;
+    cluster.start_agents(&[])?;
+    wait_until(&cluster, "told what is missing", |status| {
+        let errors = status["errors"].to_string();
+        status["synced"] == false && errors.contains("networkpolicies") && errors.contains("list")
+    })?;
+    ensure!(cluster.lab.agent().status()?["endpoints"] == json!([]), "something is enforced");
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_no_pod_explains_is_closed_where_that_is_asked_for() -> Result<()> {
+    let mut cluster = ClusterLab::start(world(), &["--unknown-endpoints", "closed"])?;
+    cluster.wait_for("prod/web dev/web tcp/80 opens")?;
+    // Its object never comes.
+    cluster.lab.world.add_pod(pod("dev", "stranger", "node1"))?;
+    eventually(FOLLOW_TIMEOUT, || {
+        let wrong = cluster.lab.mismatches_of_probes(
+            "prod/web dev/stranger tcp/80 hangs\ndev/stranger prod/web tcp/80 hangs\nnode1 dev/stranger tcp/80 opens",
+        )?;
+        Ok((!wrong.is_empty()).then(|| format!("{wrong:?}")))
+    })?;
+    let stranger = cluster.lab.world.pod("dev/stranger")?.clone();
+    cluster.lab.manifests.pod(&stranger)?;
+    cluster.settle("prod/web dev/stranger tcp/80 opens\ndev/stranger prod/web tcp/80 opens")
+}
