@@ -55,10 +55,14 @@ fn what_the_api_server_says_is_enforced_with_the_role_of_the_daemon_set_alone() 
     wait_until(&cluster, "synced", |status| status["synced"] == true)?;
     cluster.wait_for("prod/web dev/web tcp/80 opens\nprod/far dev/far tcp/80 opens")?;
     apply(&mut cluster, "dev/deny", DENY)?;
-    cluster.settle("prod/web dev/web tcp/80 hangs\nprod/far dev/web tcp/80 hangs\nprod/web dev/far tcp/80 hangs")?;
+    cluster.settle(
+        "prod/web dev/web tcp/80 hangs\nprod/far dev/web tcp/80 hangs\nprod/web dev/far tcp/80 hangs",
+    )?;
     cluster.lab.manifests.namespace("prod", &[("team", "prod")])?;
     apply(&mut cluster, "dev/from-prod", FROM_PROD)?;
-    cluster.settle("prod/web dev/web tcp/80 opens\nprod/far dev/far tcp/80 opens\ndev/web dev/far tcp/80 hangs")?;
+    cluster.settle(
+        "prod/web dev/web tcp/80 opens\nprod/far dev/far tcp/80 opens\ndev/web dev/far tcp/80 hangs",
+    )?;
 
     // A pod whose object comes after its interface, and one whose object goes after it.
     let late = cluster.lab.world.add_pod(pod("dev", "late", "node1"))?.clone();
@@ -83,7 +87,8 @@ fn what_the_api_server_says_is_enforced_with_the_role_of_the_daemon_set_alone() 
 fn while_the_api_server_is_away_what_was_enforced_stays_and_status_tells() -> Result<()> {
     let mut cluster = ClusterLab::start(world(), &[])?;
     apply(&mut cluster, "dev/deny", DENY)?;
-    let closed = "prod/web dev/web tcp/80 hangs\nprod/web dev/far tcp/80 hangs\ndev/web prod/far tcp/80 opens";
+    let closed =
+        "prod/web dev/web tcp/80 hangs\nprod/web dev/far tcp/80 hangs\ndev/web prod/far tcp/80 opens";
     cluster.settle(closed)?;
     cluster.go_away();
     wait_until(&cluster, "out of sync", |status| status["synced"] == false)?;
@@ -100,7 +105,9 @@ fn while_the_api_server_is_away_what_was_enforced_stays_and_status_tells() -> Re
     cluster.server.compact();
     cluster.lab.expect("prod/web dev/web tcp/80 hangs");
     cluster.come_back()?;
-    cluster.wait_for("prod/web dev/web tcp/80 opens\ndev/far prod/web tcp/80 hangs\ndev/web prod/far tcp/80 hangs")?;
+    cluster.wait_for(
+        "prod/web dev/web tcp/80 opens\ndev/far prod/web tcp/80 hangs\ndev/web prod/far tcp/80 hangs",
+    )?;
     wait_until(&cluster, "synced", |status| status["synced"] == true)
 }
 
