@@ -41,7 +41,7 @@ impl Waiting {
                 self.pending.push(Pending { attachment, unready, since, deadline, answer });
                 return;
             }
-            CniRequest::Check(attachment) => match core.standing(&attachment) {
+            CniRequest::Check(attachment) => match core.verified(&attachment) {
                 Standing::Enforced => {
                     CniReply::Enforced { generation: core.status().generation, waited_ms: 0 }
                 }
@@ -49,7 +49,11 @@ impl Waiting {
                     CniReply::Open { reason }
                 }
                 Standing::Unknown(reason) => CniReply::Closed { reason },
-                Standing::Failed(reason) => CniReply::Missing { reason },
+                Standing::Failed(reason) => {
+                    // Puts back what was taken off.
+                    core.reconcile(Look::AtInterfaces);
+                    CniReply::Missing { reason }
+                }
             },
             CniRequest::Delete(id) => {
                 core.overlay.forget(&id);

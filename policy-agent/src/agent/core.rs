@@ -170,6 +170,19 @@ impl Core {
         }
     }
 
+    /// As [`standing`](Self::standing), and the kernel is asked whether the programs still hang there.
+    pub(super) fn verified(&mut self, attachment: &Attachment) -> Standing {
+        let standing = self.standing(attachment);
+        let name = ObjectName::from(attachment.pod.clone());
+        let interface = self.found.get(&name).and_then(Found::interface).cloned();
+        let (Standing::Enforced, Some(interface)) = (&standing, interface) else { return standing };
+        match self.datapath.verify(interface.ifindex) {
+            Ok(true) => standing,
+            Ok(false) => Standing::Failed(format!("somebody took the programs off {}", interface.name)),
+            Err(error) => Standing::Failed(error.to_string()),
+        }
+    }
+
     fn in_force(&self, name: &ObjectName) -> Result<(), String> {
         if !self.compiled.endpoints.contains_key(name) {
             return Err(format!("pod {name} is no endpoint of this node"));

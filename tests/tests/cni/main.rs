@@ -239,9 +239,8 @@ fn status_tells_whether_there_is_an_agent_that_enforces() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn check_notices_a_program_that_was_taken_off() -> Result<()> {
-    let scene = Scene::start_with(&[], &[DENY], &["--attach", "clsact"])?;
+fn check_notices(attach: &str, take_off: impl FnOnce(&Scene, &str) -> Result<()>) -> Result<()> {
+    let scene = Scene::start_with(&[], &[DENY], &["--attach", attach])?;
     scene.announce()?;
     let calls = scene.runtime.add(&scene.sandbox)?;
     let added = result(&calls)?;
@@ -249,11 +248,36 @@ fn check_notices_a_program_that_was_taken_off() -> Result<()> {
     check()?;
     let ends = added["interfaces"].as_array().context("no interfaces")?;
     let host = ends.iter().find(|end| end["name"].as_str().is_some_and(|name| name.starts_with("veth")));
-    let host = host.and_then(|end| end["name"].as_str()).context("no end on the node")?;
-    shell(scene.lab.world.node(NODE)?.ns(), &format!("tc qdisc del dev {host} clsact"))?;
+    take_off(&scene, host.and_then(|end| end["name"].as_str()).context("no end on the node")?)?;
     let refused = refusal(check());
     assert_eq!(refused.code, 100, "{refused}");
+    // It was put back meanwhile.
+    check()?;
+    let flood = scene.flood("dev/stranger")?;
+    let listener = Listener::start(&scene.sandbox)?;
+    assert_eq!(listener.count(second()).0, [0, 0]);
+    drop(flood);
     Ok(())
+}
+
+#[test]
+fn check_notices_a_filter_that_was_taken_off() -> Result<()> {
+    check_notices("clsact", |scene, host| {
+        shell(scene.lab.world.node(NODE)?.ns(), &format!("tc qdisc del dev {host} clsact")).map(drop)
+    })
+}
+
+#[test]
+fn check_notices_a_link_that_was_taken_off() -> Result<()> {
+    check_notices("tcx", |scene, host| {
+        let node = scene.lab.world.node(NODE)?;
+        let index = shell(node.ns(), &format!("ip -o link show {host}"))?;
+        let index = index.split(':').next().context("no index")?;
+        let line = format!("bpftool link detach pinned {}/*/links/{index}-to_pod", node.bpffs().display());
+        let output = std::process::Command::new("sh").args(["-c", &line]).output()?;
+        ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    })
 }
 
 #[test]

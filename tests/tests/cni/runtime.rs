@@ -18,18 +18,18 @@ const FOLDERS: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
 const FILE: &str = "10-cbr0.conflist";
 
 /// The plugins and the configuration of one node, with ours installed.
-pub struct Runtime {
+pub(crate) struct Runtime {
     node: Netns,
     folder: TempDir,
     programs: PathBuf,
 }
 
 /// A pod's sandbox: a namespace, and what the runtime has chosen for it.
-pub struct Sandbox {
-    pub ns: Netns,
-    pub name: String,
-    pub addresses: [IpAddr; 2],
-    pub mac: String,
+pub(crate) struct Sandbox {
+    pub(crate) ns: Netns,
+    pub(crate) name: String,
+    pub(crate) addresses: [IpAddr; 2],
+    pub(crate) mac: String,
 }
 
 impl Drop for Sandbox {
@@ -42,19 +42,19 @@ impl Drop for Sandbox {
 
 /// What a plugin answered.
 #[derive(Clone, Debug)]
-pub struct Call {
-    pub plugin: String,
-    pub output: String,
-    pub log: String,
-    pub took: Duration,
+pub(crate) struct Call {
+    pub(crate) plugin: String,
+    pub(crate) output: String,
+    pub(crate) log: String,
+    pub(crate) took: Duration,
 }
 
 /// What a plugin refused.
 #[derive(Debug)]
-pub struct Refusal {
-    pub plugin: String,
-    pub code: u64,
-    pub words: String,
+pub(crate) struct Refusal {
+    pub(crate) plugin: String,
+    pub(crate) code: u64,
+    pub(crate) words: String,
 }
 
 impl std::fmt::Display for Refusal {
@@ -67,7 +67,7 @@ impl std::error::Error for Refusal {}
 
 impl Runtime {
     /// A network of `bridge` and `host-local`, and `binary`'s plugin installed behind it, which asks the agent at `socket`.
-    pub fn new(node: &Node, binary: &Path, socket: &Path, options: &[&str]) -> Result<Self> {
+    pub(crate) fn new(node: &Node, binary: &Path, socket: &Path, options: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("sluice-cni-").tempdir()?;
         let complete = |path: &&Path| ["bridge", "host-local"].iter().all(|name| path.join(name).is_file());
         let programs = FOLDERS.iter().map(Path::new).find(complete);
@@ -102,7 +102,7 @@ impl Runtime {
     }
 
     /// Makes a sandbox whose addresses end in `host`.
-    pub fn sandbox(&self, world: &str, node: &Node, name: &str, host: u8) -> Result<Sandbox> {
+    pub(crate) fn sandbox(&self, world: &str, node: &Node, name: &str, host: u8) -> Result<Sandbox> {
         let ns = Netns::named(&format!("{world}-cni.{name}"));
         let output = Command::new("ip").args(["netns", "add", ns.name()]).output()?;
         ensure!(output.status.success(), "ip netns add: {}", String::from_utf8_lossy(&output.stderr));
@@ -125,13 +125,13 @@ impl Runtime {
         Ok(sandbox)
     }
 
-    pub fn list(&self) -> Result<Value> {
+    pub(crate) fn list(&self) -> Result<Value> {
         let text = fs::read_to_string(self.folder.path().join("net.d").join(FILE))?;
         Ok(serde_json::from_str(&text)?)
     }
 
     /// ADD of every plugin in turn, until one refuses.
-    pub fn add(&self, sandbox: &Sandbox) -> Result<Vec<Call>> {
+    pub(crate) fn add(&self, sandbox: &Sandbox) -> Result<Vec<Call>> {
         let list = self.list()?;
         let mut calls: Vec<Call> = Vec::new();
         for plugin in list["plugins"].as_array().context("no plugins")? {
@@ -142,7 +142,7 @@ impl Runtime {
     }
 
     /// DEL of every plugin, the last first.
-    pub fn del(&self, sandbox: &Sandbox, result: Option<&Value>) -> Result<()> {
+    pub(crate) fn del(&self, sandbox: &Sandbox, result: Option<&Value>) -> Result<()> {
         let list = self.list()?;
         for plugin in list["plugins"].as_array().context("no plugins")?.iter().rev() {
             self.call("DEL", &list, plugin, Some(sandbox), result.cloned(), &json!({}))?;
@@ -151,7 +151,7 @@ impl Runtime {
     }
 
     /// Our plugin alone, under 1.1.0, which Debian's plugins don't know.
-    pub fn ours(
+    pub(crate) fn ours(
         &self,
         operation: &str,
         sandbox: Option<&Sandbox>,
@@ -230,16 +230,16 @@ impl Runtime {
 }
 
 impl Sandbox {
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         format!("c-{}", self.name)
     }
 
-    pub fn uid(&self) -> String {
+    pub(crate) fn uid(&self) -> String {
         format!("00000000-0000-4000-8000-0000{:0>8}", self.mac.replace(':', "").split_off(4))
     }
 
     /// The pod's object: `Pending` and without addresses, as it is while its sandbox is made, or as the kubelet tells it later.
-    pub fn manifest(&self, node: &str, running: bool) -> String {
+    pub(crate) fn manifest(&self, node: &str, running: bool) -> String {
         let status = if running {
             let [ipv4, ipv6] = self.addresses;
             json!({ "phase": "Running", "podIP": ipv4, "podIPs": [{ "ip": ipv4 }, { "ip": ipv6 }] })
@@ -258,7 +258,7 @@ impl Sandbox {
 }
 
 /// The refusal that a call failed with.
-pub fn refusal<T: std::fmt::Debug>(result: Result<T>) -> Refusal {
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T>) -> Refusal {
     match result {
         Err(error) => error.downcast().unwrap_or_else(|error| panic!("no refusal: {error:#}")),
         Ok(answer) => panic!("no refusal: {answer:?}"),
@@ -266,6 +266,6 @@ pub fn refusal<T: std::fmt::Debug>(result: Result<T>) -> Refusal {
 }
 
 /// The final result of an ADD.
-pub fn result(calls: &[Call]) -> Result<Value> {
+pub(crate) fn result(calls: &[Call]) -> Result<Value> {
     Ok(serde_json::from_str(&calls.last().context("no plugin was called")?.output)?)
 }

@@ -12,10 +12,10 @@ use sluice_tests::agent_world::shell;
 
 use crate::runtime::Sandbox;
 
-pub const PORT: u16 = 9000;
+pub(crate) const PORT: u16 = 9000;
 
 /// Datagrams to a pod that need not be there yet.
-pub struct Flood {
+pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<u64>>,
 }
@@ -23,7 +23,7 @@ pub struct Flood {
 impl Flood {
     /// From `ns`, which knows the pod's hardware address before it exists: the first frame that its interface can take is one
     /// of these.
-    pub fn start(ns: &Netns, sandbox: &Sandbox) -> Result<Self> {
+    pub(crate) fn start(ns: &Netns, sandbox: &Sandbox) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for address in sandbox.addresses {
@@ -47,7 +47,7 @@ impl Flood {
     }
 
     /// Ends it; how many datagrams were sent.
-    pub fn stop(mut self) -> u64 {
+    pub(crate) fn stop(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.drain(..).filter_map(|thread| thread.join().ok()).sum()
     }
@@ -63,17 +63,17 @@ impl Drop for Flood {
 }
 
 /// A pod's listener.
-pub struct Listener(UdpSocket);
+pub(crate) struct Listener(UdpSocket);
 
 impl Listener {
-    pub fn start(sandbox: &Sandbox) -> Result<Self> {
+    pub(crate) fn start(sandbox: &Sandbox) -> Result<Self> {
         let socket = sandbox.ns.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)))??;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         Ok(Self(socket))
     }
 
     /// How many datagrams of each family came in until `end`, and when the last did.
-    pub fn count(&self, end: Instant) -> ([u64; 2], Option<Instant>) {
+    pub(crate) fn count(&self, end: Instant) -> ([u64; 2], Option<Instant>) {
         let (mut counts, mut last) = ([0, 0], None);
         let mut buffer = [0; 64];
         while Instant::now() < end {
@@ -88,7 +88,7 @@ impl Listener {
 }
 
 /// When a socket that is open before ADD gets its first and its last datagram.
-pub fn exposure(sandbox: &Sandbox) -> Result<JoinHandle<Option<(Instant, Instant)>>> {
+pub(crate) fn exposure(sandbox: &Sandbox) -> Result<JoinHandle<Option<(Instant, Instant)>>> {
     let listener = Listener::start(sandbox).context("listening before ADD")?;
     Ok(thread::spawn(move || {
         let mut seen: Option<(Instant, Instant)> = None;
@@ -107,6 +107,6 @@ pub fn exposure(sandbox: &Sandbox) -> Result<JoinHandle<Option<(Instant, Instant
     }))
 }
 
-pub fn sockets(sandbox: &Sandbox, port: u16) -> [SocketAddr; 2] {
+pub(crate) fn sockets(sandbox: &Sandbox, port: u16) -> [SocketAddr; 2] {
     sandbox.addresses.map(|address| SocketAddr::from((address, port)))
 }

@@ -20,8 +20,9 @@ use super::pins::{Pins, failed};
 use crate::endpoints::interface_name;
 
 /// Ours on every clsact qdisc; low priorities are the ones that people pick by hand.
-const PRIORITY: u16 = 20_942;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+pub(super) const PRIORITY: u16 = 20_942;
+pub(super) const HANDLE_NUMBER: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, HANDLE_NUMBER);
 /// How the mark of a filter differs from the pin of a link.
 const FILTER_MARK: &str = "-filter";
 
@@ -52,7 +53,7 @@ impl Hook {
         }
     }
 
-    const fn attach_type(self) -> TcAttachType {
+    pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
             Self::FromPod => TcAttachType::Ingress,
             Self::ToPod => TcAttachType::Egress,

@@ -10,6 +10,7 @@ mod clock;
 mod index4;
 mod maps;
 mod pins;
+mod present;
 mod qdisc;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,6 +133,19 @@ impl BpfDatapath {
         if let Some(attached) = self.attached.get_mut(&ifindex) {
             attached.current = false;
         }
+    }
+
+    /// Whether the programs hang on an interface as the kernel sees it. Where they don't, the next `attach` puts them back.
+    pub fn verify(&mut self, ifindex: u32) -> Result<bool, BpfError> {
+        let Some(Attached { name, .. }) = self.attached.get(&ifindex).cloned() else { return Ok(false) };
+        for hook in Hook::BOTH {
+            let program = program(&mut self.ebpf, hook.program())?;
+            if !present::is_present(program, &self.pins, hook, ifindex, &name)? {
+                self.doubt(ifindex);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
