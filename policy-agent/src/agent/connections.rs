@@ -128,10 +128,15 @@ impl Connections {
     }
 
     /// Looks through the flow table, and ends the watch over pods all of whose connections are allowed.
-    pub(super) fn sweep(&mut self, planner: &mut Planner, datapath: &mut BpfDatapath) -> Result<(), String> {
+    /// Returns how many live entries it has, where it was looked through.
+    pub(super) fn sweep(
+        &mut self,
+        planner: &mut Planner,
+        datapath: &mut BpfDatapath,
+    ) -> Result<Option<u64>, String> {
         self.sweep_at = None;
         if !planner.watches() {
-            return Ok(());
+            return Ok(None);
         }
         let revoked = revoked(planner, datapath);
         if !matches!(&revoked, Ok(interfaces) if interfaces.is_empty()) {

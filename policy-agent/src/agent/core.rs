@@ -13,20 +13,22 @@ use super::input::Input;
 use super::overlay::{self, Overlay, strangers};
 use super::place::{Found, Leave, Places, addresses};
 use super::status::{EndpointState, EndpointStatus, FlowStatus, Status};
-use super::{FAILED_RETRY, Options, WAITING_RETRY};
+use super::{FAILED_RETRY, WAITING_RETRY};
 use crate::cni::protocol::Attachment;
-use crate::compile::{Compiled, Scope, compile};
-use crate::datapath::bpf::BpfDatapath;
-use crate::datapath::enforce;
-use crate::endpoints::{Cache, Scan, scan};
+use crate::compile::{Compiled, Compiler, Delta, Scope};
+use crate::config::{Fallback, RunOptions};
+use crate::datapath::bpf::{BpfDatapath, Totals};
+use crate::datapath::carry_out;
+use crate::endpoints::{self, Cache, Scan, scan};
+use crate::metrics::Metrics;
 use crate::model::{Changes, ObjectName};
 use crate::plan::{Capacity, LocalEndpoint, Planner};
 
 /// What is looked at besides what the source says has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// The interfaces of the node may have changed too.
-    AtInterfaces,
+    /// The interfaces of the node may have changed too; where that was seen, when.
+    AtInterfaces(Option<Instant>),
     OnlyAtObjects,
 }
 
@@ -39,7 +41,7 @@ pub(super) struct Core {
     scan: Scan,
     /// The last look at the interfaces succeeded.
     looked: bool,
-    compiled: Compiled,
+    compiler: Compiler,
     planner: Planner,
     datapath: BpfDatapath,
     places: Places,
@@ -53,6 +55,14 @@ pub(super) struct Core {
     settled: bool,
     /// Looks in a row that changed nothing.
     unchanged: u32,
+    warnings: Vec<String>,
+    metrics: Metrics,
+    /// Interfaces of pods, and when each was first seen; those that were there before this agent have no such moment.
+    seen: BTreeMap<u32, Option<Instant>>,
+    /// The numbers of our programs.
+    programs: BTreeSet<u32>,
+    /// Live entries of the flow table, as last counted.
+    flow_count: Option<u64>,
 }
 
 /// How a pod that the network plugin asks for stands.
@@ -65,24 +75,29 @@ pub(super) enum Standing {
 }
 
 impl Core {
-    pub(super) fn start(options: &Options, input: Input) -> anyhow::Result<Self> {
-        let capacity = Capacity::default();
-        let datapath = BpfDatapath::load(&options.bpffs, &capacity, options.attach)?;
+    pub(super) fn start(options: &RunOptions, input: Input, metrics: Metrics) -> anyhow::Result<Self> {
+        let capacity = Capacity::from(&options.tables);
+        let enforcement = &options.enforcement;
+        let mut datapath = BpfDatapath::load(&enforcement.bpffs.bpffs, &capacity, enforcement.attach)?;
         tracing::info!(
             "programs loaded, pinned below {}; {} interfaces were enforced before",
-            options.bpffs.display(),
+            enforcement.bpffs.bpffs.display(),
             datapath.attached().len()
         );
         Ok(Self {
             input,
-            node: options.node.clone(),
-            close_strangers: options.close_strangers,
+            node: options.source.node.clone(),
+            close_strangers: enforcement.unknown_endpoints == Fallback::Closed,
             overlay: Overlay::default(),
-            cache: Cache::default(),
+            cache: Cache::new(endpoints::Options {
+                netns_dir: enforcement.netns_dir.clone(),
+                proc_scan: enforcement.proc_scan,
+            }),
             scan: Scan::default(),
             looked: false,
-            compiled: Compiled::default(),
+            compiler: Compiler::default(),
             planner: Planner::new(capacity),
+            programs: datapath.program_ids()?,
             datapath,
             places: Places::default(),
             found: BTreeMap::new(),
@@ -93,7 +108,41 @@ impl Core {
             status: Status::default(),
             settled: false,
             unchanged: 0,
+            warnings: Vec::new(),
+            metrics,
+            seen: BTreeMap::new(),
+            flow_count: None,
         })
+    }
+
+    pub(super) const fn programs(&self) -> &BTreeSet<u32> {
+        &self.programs
+    }
+
+    pub(super) fn interface_names(&self) -> Vec<String> {
+        self.interfaces.values().map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Says what is no error of ours, and may be one of the node's.
+    pub(super) fn set_warnings(&mut self, warnings: Vec<String>) {
+        self.status.warnings.clone_from(&warnings);
+        self.warnings = warnings;
+    }
+
+    pub(super) fn usage(&self) -> BTreeMap<&'static str, (u64, u64)> {
+        self.planner.usage()
+    }
+
+    pub(super) fn totals(&self) -> anyhow::Result<Totals> {
+        Ok(self.datapath.totals()?)
+    }
+
+    pub(super) const fn flow_count(&self) -> Option<u64> {
+        self.flow_count
+    }
+
+    pub(super) fn is_in_force(&self) -> bool {
+        self.errors.tables.is_empty() && self.errors.interfaces.is_empty()
     }
 
     pub(super) const fn status(&self) -> &Status {
@@ -102,7 +151,11 @@ impl Core {
 
     /// The pods of this node that policies can select.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = &ObjectName> + Clone {
-        self.compiled.endpoints.keys()
+        self.compiled().endpoints.keys()
+    }
+
+    const fn compiled(&self) -> &Compiled {
+        self.compiler.compiled()
     }
 
     pub(super) fn is_node(&self, name: &str) -> bool {
@@ -184,7 +237,7 @@ impl Core {
     }
 
     fn in_force(&self, name: &ObjectName) -> Result<(), String> {
-        if !self.compiled.endpoints.contains_key(name) {
+        if !self.compiled().endpoints.contains_key(name) {
             return Err(format!("pod {name} is no endpoint of this node"));
         }
         let Some(Found::Interface(interface)) = self.found.get(name) else {
@@ -215,53 +268,56 @@ impl Core {
     }
 
     pub(super) fn sweep(&mut self) {
-        if let Err(error) = self.connections.sweep(&mut self.planner, &mut self.datapath) {
-            tracing::warn!("{error}");
+        match self.connections.sweep(&mut self.planner, &mut self.datapath) {
+            Ok(count) => self.flow_count = count.or(self.flow_count),
+            Err(error) => tracing::warn!("{error}"),
         }
     }
 
-    /// Brings the kernel to what the source and the interfaces say now.
-    pub(super) fn reconcile(&mut self, look: Look) {
+    /// Brings the kernel to what the source and the interfaces say now. `received`: when the source told it.
+    pub(super) fn reconcile(&mut self, look: Look, received: Option<Instant>) {
         if !self.input.has_begun() {
             return;
         }
         let started = Instant::now();
+        let at_interfaces = matches!(look, Look::AtInterfaces(_));
         self.errors.source = self.input.problems();
-        if look == Look::AtInterfaces || !self.looked {
-            self.look();
+        if at_interfaces || !self.looked {
+            self.look(look);
         }
         self.write_overlay();
         let changes = self.input.tracked().take_changes();
-        let endpoints =
-            look == Look::AtInterfaces || !self.status.synced || self.concerns_endpoints(&changes);
-        self.compile();
+        let delta = self.compile(&changes);
+        let retried = !self.is_in_force() || self.status.generation == 0;
+        let endpoints = at_interfaces || retried || delta.concerns_endpoints() || self.is_about_endpoints(&changes);
         if endpoints {
             self.locate();
+            let compiled = self.compiler.compiled();
             self.errors.connections =
-                self.connections.learn(&mut self.datapath, &self.compiled, &self.locals, &self.scan);
+                self.connections.learn(&mut self.datapath, compiled, &self.locals, &self.scan);
         }
-        let written = self.enforce();
+        let written = self.enforce(&delta);
         // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
         let attached = if endpoints { self.attach() } else { 0 };
+        if let Some(received) = received.filter(|_| written > 0 && self.errors.tables.is_empty()) {
+            self.metrics.implemented(received.elapsed());
+        }
         self.publish(written, attached, started);
     }
 
     /// Whether a change may make, move or alter an endpoint of this node.
-    fn concerns_endpoints(&self, changes: &Changes) -> bool {
-        let scope = self.scope();
+    fn is_about_endpoints(&self, changes: &Changes) -> bool {
+        let (scope, cluster) = (self.scope(), self.input.cluster());
         let is_endpoint = |name: &ObjectName| {
-            let cluster = self.input.cluster();
-            self.compiled.endpoints.contains_key(name)
-                || cluster.broken_pods.contains_key(name)
+            self.found.contains_key(name)
+                || self.compiled().endpoints.contains_key(name)
                 || cluster.pods.get(name).is_some_and(|pod| scope.is_endpoint(pod))
         };
-        changes.everything
-            || !changes.namespaces.is_empty()
-            || !changes.policies.is_empty()
-            || changes.pods.iter().any(is_endpoint)
+        changes.everything || changes.pods.iter().any(is_endpoint)
     }
 
-    fn look(&mut self) {
+    fn look(&mut self, look: Look) {
+        let first = !self.looked;
         self.errors.scan.clear();
         let scanned = scan(&mut self.cache);
         self.looked = scanned.is_ok();
@@ -270,6 +326,15 @@ impl Core {
             Err(error) => self.errors.scan.push(format!("looking for the pods' interfaces: {error}")),
         }
         self.errors.scan.extend(self.scan.problems.iter().cloned());
+        let there: BTreeSet<u32> = self.scan.interfaces.values().map(|interface| interface.ifindex).collect();
+        self.seen.retain(|ifindex, _| there.contains(ifindex));
+        let seen = match look {
+            Look::AtInterfaces(Some(seen)) if !first => Some(seen),
+            _ => None,
+        };
+        for ifindex in there {
+            self.seen.entry(ifindex).or_insert(seen);
+        }
     }
 
     fn write_overlay(&mut self) {
@@ -284,8 +349,13 @@ impl Core {
         Scope::Node { name: self.node.clone(), addresses: self.scan.own_addresses.clone() }
     }
 
-    fn compile(&mut self) {
-        self.compiled = compile(self.input.cluster(), &self.scope());
+    fn compile(&mut self, changes: &Changes) -> Delta {
+        let (scope, started) = (self.scope(), Instant::now());
+        let delta = self.compiler.update(self.input.cluster(), &scope, changes);
+        if !delta.is_empty() {
+            self.metrics.compiled(started.elapsed());
+        }
+        delta
     }
 
     /// Finds the endpoints' interfaces, and lets those go that no pod has any more.
@@ -293,7 +363,7 @@ impl Core {
         self.errors.places.clear();
         self.errors.interfaces.clear();
         let cluster = self.input.cluster();
-        self.found = self.places.find(cluster, &self.compiled, &self.scan, &mut self.errors.places);
+        self.found = self.places.find(cluster, self.compiler.compiled(), &self.scan, &mut self.errors.places);
         let all_known = self.looked && self.input.is_whole();
         for (ifindex, attached) in self.datapath.attached().clone() {
             match self.places.leave(ifindex, &attached.name, &self.found, all_known) {
@@ -327,20 +397,32 @@ impl Core {
     }
 
     /// Writes the tables; returns how many writes that took.
-    fn enforce(&mut self) -> usize {
+    fn enforce(&mut self, delta: &Delta) -> usize {
         self.errors.tables.clear();
-        match enforce(&mut self.planner, &mut self.datapath, &self.compiled, &self.locals) {
-            Ok(writes) => {
-                if writes > 0 {
-                    self.connections.changed();
-                }
-                writes
+        let started = Instant::now();
+        let ops = match self.planner.plan_changes(self.compiler.compiled(), delta, &self.locals) {
+            Ok(ops) if ops.is_empty() => {
+                self.planner.applied();
+                return 0;
             }
-            Err(error) => {
-                self.errors.tables.push(error.to_string());
-                0
+            Ok(ops) => ops,
+            Err(full) => {
+                self.errors.tables.push(full.to_string());
+                return 0;
             }
+        };
+        self.metrics.planned(started.elapsed());
+        let started = Instant::now();
+        let (applied, result) = carry_out(&mut self.planner, &mut self.datapath, &ops);
+        self.metrics.applied(&ops, applied, started.elapsed());
+        match result {
+            Ok(()) => {
+                self.planner.applied();
+                self.connections.changed();
+            }
+            Err(error) => self.errors.tables.push(error.to_string()),
         }
+        applied
     }
 
     /// Hangs the programs on every endpoint's interface; returns on how many they were not before.
@@ -356,9 +438,13 @@ impl Core {
             }
             let before = self.datapath.attached().get(&interface.ifindex).cloned();
             if let Err(error) = self.datapath.attach(interface.ifindex, &interface.name) {
+                self.metrics.attach_failed();
                 self.errors.interfaces.push(format!("pod {name}: {error}"));
             } else if self.datapath.attached().get(&interface.ifindex) != before.as_ref() {
                 attached.insert(interface.ifindex);
+                if let Some(seen) = self.seen.insert(interface.ifindex, None).flatten() {
+                    self.metrics.protected_after(seen.elapsed());
+                }
             }
         }
         let again = Connections::learn_again(&mut self.datapath, &attached, &self.scan);
@@ -368,7 +454,7 @@ impl Core {
     }
 
     fn publish(&mut self, written: usize, attached: usize, started: Instant) {
-        let in_force = self.errors.tables.is_empty() && self.errors.interfaces.is_empty();
+        let in_force = self.is_in_force();
         let synced = self.input.is_current() && in_force;
         if synced && !self.settled {
             match self.datapath.settle() {
@@ -380,8 +466,9 @@ impl Core {
         let status = Status {
             synced,
             generation: self.status.generation + u64::from(advance),
-            endpoints: endpoint_status(&self.compiled, &self.found, in_force),
+            endpoints: endpoint_status(self.compiled(), &self.found, in_force),
             errors: self.errors.list(),
+            warnings: self.warnings.clone(),
         };
         let endpoints_changed = status.endpoints != self.status.endpoints;
         if status.errors != self.status.errors || endpoints_changed || synced != self.status.synced {

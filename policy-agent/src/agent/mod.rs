@@ -10,114 +10,83 @@ mod errors;
 mod events;
 mod flow_words;
 mod input;
+mod neighbours;
 mod overlay;
 mod place;
 mod status;
+mod telemetry;
+mod wake;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use tokio::sync::mpsc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use control::{Answer, LogReply, Reply, Request, ask, ask_for, log_level};
 pub use status::{EndpointState, EndpointStatus, FlowStatus, Status};
 
-use crate::datapath::bpf::AttachMode;
-use crate::endpoints::LinkWatch;
-use crate::logging::LogFilter;
-use crate::source::FolderWatch;
-use crate::source::cluster::{self, ClusterSource, Event, Events};
+use crate::config::RunOptions;
+use crate::health::BEAT_EVERY;
+use crate::logging::{self, LogFilter};
+use crate::source::cluster::{self, Access, ClusterSource, Events};
 use cni::Waiting;
 use control::{Question, Server};
 use core::{Core, Look};
 use events::Told;
 use input::Input;
+use neighbours::Watch;
+use telemetry::Telemetry;
+use wake::Woken;
 
-/// Where the network plugins and `ip netns` keep the pods' network namespaces.
-pub const NETNS_DIR: &str = "/var/run/netns";
 /// How soon to look again for pods whose interface was not found: an address may come after its namespace, and
 /// nothing in the node's namespace tells.
 const WAITING_RETRY: Duration = Duration::from_millis(500);
 /// How soon to try again what failed.
 const FAILED_RETRY: Duration = Duration::from_secs(5);
 
-/// Where the cluster's objects come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A folder of manifests.
-    Folder(PathBuf),
-    /// An API server.
-    Cluster(cluster::Options),
-}
-
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub source: Source,
-    pub node: Option<String>,
-    pub bpffs: PathBuf,
-    pub socket: PathBuf,
-    pub attach: AttachMode,
-    /// Pod interfaces that no known pod explains are closed.
-    pub close_strangers: bool,
-}
-
-/// What woke the loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wake {
-    Folder,
-    Links,
-}
-
 /// Runs until SIGTERM, SIGINT or a `shutdown` request. Enforcement stays in place.
-pub async fn run(options: Options, log: LogFilter) -> anyhow::Result<()> {
-    let (server, mut questions) = Server::bind(&options.socket, log).await?;
+pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
+    let (server, mut questions) = Server::bind(&options.operation.socket.socket, log).await?;
     let (input, mut objects) = input(&options).await?;
-    let mut core = Core::start(&options, input)?;
+    let stats = objects.as_ref().map(|objects| Arc::clone(objects.source.stats()));
+    let mut telemetry = Telemetry::start(&options.operation, options.source.staleness_limit, stats)?;
+    let mut core = Core::start(&options, input, telemetry.metrics.clone())?;
     let mut drops = core.drops()?;
     core.follow_debug_log();
-    let (wake, mut woken) = mpsc::channel(8);
-    watch(&options, wake)?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut plugin = Waiting::default();
+    let mut wakes = wake::watch(options.source.manifests.as_deref(), &options.enforcement.netns_dir)?;
+    let mut plugin = Waiting::new(telemetry.metrics.clone());
     let mut told = Told::default();
+    let mut neighbours = Watch::new(&options.cni.cni_conf_dir, telemetry.metrics.clone());
+    let plugin_entry = cni::keep_installed(&options);
+    let mut stop = Stop::new()?;
+    let mut beat = tokio::time::interval(BEAT_EVERY);
 
     core.input.read();
-    core.reconcile(Look::AtInterfaces);
+    core.reconcile(Look::AtInterfaces(None), None);
     loop {
-        let retry = async {
-            match core.retry_after() {
-                Some(after) => tokio::time::sleep(after).await,
-                None => std::future::pending().await,
-            }
-        };
+        let retry = until(core.retry_after().map(|after| Instant::now() + after));
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            Some(wake) = woken.recv() => {
-                let (mut folder, mut links) = (wake == Wake::Folder, wake == Wake::Links);
-                while let Ok(more) = woken.try_recv() {
-                    folder |= more == Wake::Folder;
-                    links |= more == Wake::Links;
-                }
+            () = stop.wait() => break,
+            Some(wake) = wakes.recv() => {
+                let received = Instant::now();
+                let Woken { folder, links } = Woken::gather(wake, &mut wakes);
                 if folder {
                     core.input.read();
                 }
-                core.reconcile(if links { Look::AtInterfaces } else { Look::OnlyAtObjects });
+                let look = links.map_or(Look::OnlyAtObjects, |seen| Look::AtInterfaces(Some(seen)));
+                core.reconcile(look, folder.then_some(received));
             }
             batch = next(&mut objects) => {
-                let Some(batch) = batch else { anyhow::bail!("the watches of the API server ended") };
+                let Some((received, batch)) = batch else { anyhow::bail!("the watches of the API server ended") };
                 for problem in core.input.apply(batch) {
-                    tracing::warn!("{problem}");
+                    logging::problem(&problem);
                 }
-                core.reconcile(Look::OnlyAtObjects);
+                core.reconcile(Look::OnlyAtObjects, Some(received));
             }
             Some(Question { request, answer }) = questions.recv() => match request {
                 Request::Cni(request) => plugin.take(&mut core, request, answer),
+                // Who asked may have gone away: then nobody needs the answer.
                 Request::Shutdown => {
-                    // Who asked may have gone away: then nobody needs the answer.
                     let _ = answer.send(Answer::Agent(Reply::of(core.status())));
                     // Lets the answer leave before the socket goes.
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -125,10 +94,11 @@ pub async fn run(options: Options, log: LogFilter) -> anyhow::Result<()> {
                 }
                 Request::Sync => {
                     core.input.read();
-                    core.reconcile(Look::AtInterfaces);
+                    core.reconcile(Look::AtInterfaces(None), None);
                     let _ = answer.send(Answer::Agent(Reply::of(core.status())));
                 }
-                Request::Status => {
+                // Answered where it was read; it never comes here.
+                Request::Status | Request::LogLevel { .. } => {
                     let _ = answer.send(Answer::Agent(Reply::of(core.status())));
                 }
                 Request::Flows => {
@@ -140,16 +110,21 @@ pub async fn run(options: Options, log: LogFilter) -> anyhow::Result<()> {
                 Ok(events) => core.report(&events),
                 Err(error) => tracing::warn!("reading drop events: {error}"),
             },
+            Some(request) = telemetry.asked() => telemetry.answer(request, &core),
+            warnings = neighbours.next(&core) => core.set_warnings(warnings),
             () = until(core.sweep_at()) => core.sweep(),
             () = until(plugin.deadline()) => plugin.expire(&mut core),
-            () = retry => core.reconcile(Look::AtInterfaces),
+            () = retry => core.reconcile(Look::AtInterfaces(None), None),
+            _ = beat.tick() => {}
         }
         plugin.answer(&core);
-        if let Some(objects) = &objects {
+        if let Some(objects) = objects.as_ref().filter(|_| options.operation.events.is_on()) {
             told.tell(&core, objects.source.reporter());
         }
+        telemetry.beat(&core);
     }
     tracing::info!("stopping; what is enforced stays enforced");
+    plugin_entry.abort();
     drop(server);
     Ok(())
 }
@@ -160,18 +135,23 @@ struct Objects {
     events: Events,
 }
 
-async fn input(options: &Options) -> anyhow::Result<(Input, Option<Objects>)> {
-    match &options.source {
-        Source::Folder(dir) => Ok((Input::folder(dir.clone()), None)),
-        Source::Cluster(cluster) => {
-            let (source, events) = ClusterSource::start(cluster.clone()).await?;
-            tracing::info!("watching the API server {}", source.server());
-            Ok((Input::cluster_api(Arc::clone(source.stats())), Some(Objects { source, events })))
-        }
+async fn input(options: &RunOptions) -> anyhow::Result<(Input, Option<Objects>)> {
+    let options = &options.source;
+    if let Some(dir) = &options.manifests {
+        return Ok((Input::folder(dir.clone()), None));
     }
+    let kubeconfig = options.kubeconfig.clone().map(|files| files.0).unwrap_or_default();
+    let (source, events) = ClusterSource::start(cluster::Options {
+        access: Access { kubeconfig, context: options.context.clone() },
+        node: options.node.clone().unwrap_or_default(),
+        ..cluster::Options::default()
+    })
+    .await?;
+    tracing::info!("watching the API server {}", source.server());
+    Ok((Input::cluster_api(Arc::clone(source.stats())), Some(Objects { source, events })))
 }
 
-async fn next(objects: &mut Option<Objects>) -> Option<Vec<Event>> {
+async fn next(objects: &mut Option<Objects>) -> Option<(Instant, Vec<cluster::Event>)> {
     match objects {
         Some(objects) => objects.events.next().await,
         None => std::future::pending().await,
@@ -185,29 +165,26 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// Each watcher has a task of its own, so that no wait of one is cut short by another.
-fn watch(options: &Options, wake: mpsc::Sender<Wake>) -> anyhow::Result<()> {
-    let mut links = LinkWatch::new(NETNS_DIR).context("watching interfaces")?;
-    if let Source::Folder(dir) = &options.source {
-        let watch = FolderWatch::new(dir);
-        let mut folder = watch.with_context(|| format!("watching the folder {}", dir.display()))?;
-        let to_loop = wake.clone();
-        tokio::spawn(async move {
-            loop {
-                folder.changed().await;
-                if to_loop.send(Wake::Folder).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    tokio::spawn(async move {
-        loop {
-            links.changed().await;
-            if wake.send(Wake::Links).await.is_err() {
-                return;
-            }
-        }
-    });
+/// Waits for SIGTERM or SIGINT.
+pub async fn told_to_stop() -> anyhow::Result<()> {
+    Stop::new()?.wait().await;
     Ok(())
+}
+
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

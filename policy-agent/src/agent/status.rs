@@ -10,6 +10,9 @@ pub struct Status {
     pub generation: u64,
     pub endpoints: Vec<EndpointStatus>,
     pub errors: Vec<String>,
+    /// What is no error of ours, and may be one of the node's: other policy engines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,6 +28,9 @@ pub(super) fn print_status(status: &Status, output: Output) -> anyhow::Result<()
     for error in &status.errors {
         anstream::println!("error: {error}");
     }
+    for warning in &status.warnings {
+        anstream::println!("warning: {warning}");
+    }
     Ok(())
 }
 

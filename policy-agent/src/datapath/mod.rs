@@ -35,7 +35,7 @@ pub fn unwatch<D: Datapath>(
     keep: &BTreeSet<u32>,
 ) -> Result<(), WriteError> {
     let ops = planner.unwatch(keep);
-    write(planner, datapath, &ops)?;
+    carry_out(planner, datapath, &ops).1?;
     planner.unwatched();
     Ok(())
 }
@@ -49,7 +49,7 @@ pub fn enforce<D: Datapath>(
     endpoints: &[LocalEndpoint],
 ) -> Result<usize, EnforceError> {
     let ops = planner.plan(compiled, endpoints)?;
-    write(planner, datapath, &ops)?;
+    carry_out(planner, datapath, &ops).1?;
     planner.applied();
     Ok(ops.len())
 }
@@ -63,18 +63,23 @@ pub fn enforce_changes<D: Datapath>(
     endpoints: &[LocalEndpoint],
 ) -> Result<usize, EnforceError> {
     let ops = planner.plan_changes(compiled, delta, endpoints)?;
-    write(planner, datapath, &ops)?;
+    carry_out(planner, datapath, &ops).1?;
     planner.applied();
     Ok(ops.len())
 }
 
-/// Applies the operations in order, and tells the planner of the first that failed.
-fn write<D: Datapath>(planner: &mut Planner, datapath: &mut D, ops: &[Op]) -> Result<(), WriteError> {
+/// Applies a plan in order; returns how many operations were applied. The caller says `applied` where all were, and
+/// nothing otherwise.
+pub fn carry_out<D: Datapath>(
+    planner: &mut Planner,
+    datapath: &mut D,
+    ops: &[Op],
+) -> (usize, Result<(), WriteError>) {
     for (index, op) in ops.iter().enumerate() {
         if let Err(error) = datapath.apply(op) {
             planner.failed(index);
-            return Err(error);
+            return (index, Err(error));
         }
     }
-    Ok(())
+    (ops.len(), Ok(()))
 }
