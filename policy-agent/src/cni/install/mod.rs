@@ -138,7 +138,15 @@ impl Installer {
             return Err(InstallError::NoNetwork(self.conf_dir.clone()));
         };
         if first.as_encoded_bytes().ends_with(b".conflist") {
-            self.chain(&folder, first)
+            // The file that the list stands in for was written anew: runtimes read `.conflist` before `.json`.
+            let anew = Snapshot::take(&folder.resolve(first)?).ok().and_then(|list| {
+                let wraps = Conflist::parse(&list.text).ok()?.wraps()?;
+                names.iter().find(|name| *name.as_os_str() == *wraps)
+            });
+            match anew {
+                Some(single) => self.wrap(&folder, single, &names),
+                None => self.chain(&folder, first),
+            }
         } else {
             self.wrap(&folder, first, &names)
         }
