@@ -2,7 +2,8 @@
 
 use std::str::FromStr as _;
 
-use tracing_subscriber::filter::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, Registry, reload};
@@ -55,6 +56,9 @@ pub fn start(filter: &str, format: Format) -> Result<LogFilter, LogError> {
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
     };
+    // The watches tell themselves what failed, and why, once.
+    let twice = filter_fn(|of| !(*of.level() == Level::ERROR && of.target().starts_with("kube_client")));
+    let lines = lines.with_filter(twice);
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(subscriber)?;
     Ok(LogFilter(handle))
 }

@@ -1,4 +1,5 @@
 //! The program as a runtime and as an administrator meet it.
+#![expect(clippy::unwrap_used, reason = "a test may fail so")]
 
 use std::fs;
 use std::io::Write as _;

@@ -1,5 +1,6 @@
 //! From change to change: what the incremental compiler and planner make of a cluster is what compiling and filling
 //! from nothing makes of it, at every step; the oracle judges where it can, at the clusters that the steps lead to.
+#![expect(clippy::unwrap_used, reason = "a test may fail so")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -139,22 +139,25 @@ impl Connections {
             return Ok(None);
         }
         let revoked = revoked(planner, datapath);
-        if !matches!(&revoked, Ok(interfaces) if interfaces.is_empty()) {
+        if !matches!(&revoked, Ok((interfaces, _)) if interfaces.is_empty()) {
             self.sweep_at = Some(Instant::now() + WHILE_REVOKED);
         }
-        let interfaces = revoked.map_err(|error| format!("looking through the flow table: {error}"))?;
-        unwatch(planner, datapath, &interfaces).map_err(|error| error.to_string())
+        let (interfaces, count) =
+            revoked.map_err(|error| format!("looking through the flow table: {error}"))?;
+        unwatch(planner, datapath, &interfaces).map_err(|error| error.to_string())?;
+        Ok(Some(count))
     }
 }
 
-/// Interfaces of pods that have connections without permission.
-fn revoked(planner: &Planner, datapath: &mut BpfDatapath) -> Result<BTreeSet<u32>, BpfError> {
+/// Interfaces of pods that have connections without permission, and how many live entries there are in all.
+fn revoked(planner: &Planner, datapath: &mut BpfDatapath) -> Result<(BTreeSet<u32>, u64), BpfError> {
     // A packet that was judged by the policy before may still be about to note its connection.
     if let Err(error) = datapath.apply(&Op::Barrier) {
         tracing::warn!("{error}");
     }
     let (flows, _now) = datapath.flows()?;
-    Ok(flows.iter().filter(|flow| lacks_permission(planner, flow)).map(|flow| flow.key.ifindex).collect())
+    let revoked = flows.iter().filter(|flow| lacks_permission(planner, flow));
+    Ok((revoked.map(|flow| flow.key.ifindex).collect(), flows.len() as u64))
 }
 
 fn lacks_permission(planner: &Planner, flow: &FlowEntry) -> bool {

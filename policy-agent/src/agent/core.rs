@@ -276,12 +276,13 @@ impl Core {
 
     /// Brings the kernel to what the source and the interfaces say now. `received`: when the source told it.
     pub(super) fn reconcile(&mut self, look: Look, received: Option<Instant>) {
+        self.errors.source = self.input.problems();
         if !self.input.has_begun() {
+            self.status.errors = self.errors.list();
             return;
         }
         let started = Instant::now();
         let at_interfaces = matches!(look, Look::AtInterfaces(_));
-        self.errors.source = self.input.problems();
         if at_interfaces || !self.looked {
             self.look(look);
         }
@@ -289,7 +290,8 @@ impl Core {
         let changes = self.input.tracked().take_changes();
         let delta = self.compile(&changes);
         let retried = !self.is_in_force() || self.status.generation == 0;
-        let endpoints = at_interfaces || retried || delta.concerns_endpoints() || self.is_about_endpoints(&changes);
+        let endpoints =
+            at_interfaces || retried || delta.concerns_endpoints() || self.is_about_endpoints(&changes);
         if endpoints {
             self.locate();
             let compiled = self.compiler.compiled();
@@ -477,7 +479,9 @@ impl Core {
                 status.generation,
                 started.elapsed()
             );
-            for error in status.errors.iter().filter(|e| !self.status.errors.contains(e)) {
+            // What is wrong with objects was told when it was read.
+            let own = status.errors.iter().skip(self.errors.source.len());
+            for error in own.filter(|error| !self.status.errors.contains(error)) {
                 tracing::warn!("{error}");
             }
         } else if advance {

@@ -53,16 +53,17 @@ impl Input {
         }
     }
 
-    /// Takes what the folder holds now. An API server tells by itself.
-    pub(super) fn read(&mut self) {
+    /// Takes what the folder holds now; returns what is wrong since then. An API server tells by itself.
+    pub(super) fn read(&mut self) -> Vec<Problem> {
         match self {
-            Self::Cluster(_) => {}
+            Self::Cluster(_) => Vec::new(),
             Self::Folder(folder) => {
                 let read = read_folder(&folder.dir);
                 folder.readable = read.problem.is_none();
                 folder.read_once = true;
-                folder.store.update(read);
+                let update = folder.store.update(read);
                 folder.tracked.replace(folder.store.cluster().clone());
+                update.new_problems
             }
         }
     }

@@ -28,6 +28,7 @@ pub use status::{EndpointState, EndpointStatus, FlowStatus, Status};
 use crate::config::RunOptions;
 use crate::health::BEAT_EVERY;
 use crate::logging::{self, LogFilter};
+use crate::source::Problem;
 use crate::source::cluster::{self, Access, ClusterSource, Events};
 use cni::Waiting;
 use control::{Question, Server};
@@ -61,7 +62,7 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let mut beat = tokio::time::interval(BEAT_EVERY);
 
-    core.input.read();
+    tell(&core.input.read());
     core.reconcile(Look::AtInterfaces(None), None);
     loop {
         let retry = until(core.retry_after().map(|after| Instant::now() + after));
@@ -71,16 +72,14 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
                 let received = Instant::now();
                 let Woken { folder, links } = Woken::gather(wake, &mut wakes);
                 if folder {
-                    core.input.read();
+                    tell(&core.input.read());
                 }
                 let look = links.map_or(Look::OnlyAtObjects, |seen| Look::AtInterfaces(Some(seen)));
                 core.reconcile(look, folder.then_some(received));
             }
             batch = next(&mut objects) => {
                 let Some((received, batch)) = batch else { anyhow::bail!("the watches of the API server ended") };
-                for problem in core.input.apply(batch) {
-                    logging::problem(&problem);
-                }
+                tell(&core.input.apply(batch));
                 core.reconcile(Look::OnlyAtObjects, Some(received));
             }
             Some(Question { request, answer }) = questions.recv() => match request {
@@ -93,7 +92,7 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
                     break;
                 }
                 Request::Sync => {
-                    core.input.read();
+                    tell(&core.input.read());
                     core.reconcile(Look::AtInterfaces(None), None);
                     let _ = answer.send(Answer::Agent(Reply::of(core.status())));
                 }
@@ -156,6 +155,10 @@ async fn next(objects: &mut Option<Objects>) -> Option<(Instant, Vec<cluster::Ev
         Some(objects) => objects.events.next().await,
         None => std::future::pending().await,
     }
+}
+
+fn tell(problems: &[Problem]) {
+    problems.iter().for_each(logging::problem);
 }
 
 async fn until(moment: Option<Instant>) {

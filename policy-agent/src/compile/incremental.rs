@@ -35,6 +35,11 @@ impl Delta {
         !self.everything && !self.prefixes && !self.endpoints && self.addresses.is_empty()
     }
 
+    /// What applies to some endpoint may be another.
+    pub const fn concerns_endpoints(&self) -> bool {
+        self.everything || self.endpoints
+    }
+
     /// Nothing of the compilation before carries over.
     pub const fn is_everything(&self) -> bool {
         self.everything
@@ -305,7 +310,7 @@ mod tests {
         tracked.insert_pod(pod("subject", "here", 1));
         let mut whole = 0;
         for n in 0..1000_u32 {
-            let cidr = ipnet::IpNet::from(std::net::IpAddr::from(Ipv4Addr::from_bits(n)));
+            let cidr = ipnet::IpNet::from(IpAddr::from(Ipv4Addr::from_bits(n)));
             tracked.insert_policy(policy(Peer::Block(Block { cidr, except: Vec::new() })));
             let changes = tracked.take_changes();
             whole += u32::from(compiler.update(tracked.cluster(), &here(), &changes).is_everything());

@@ -119,7 +119,7 @@ pub struct EnforcementOptions {
 pub struct CniOptions {
     /// How long a new pod waits for its policy before it starts (10ms to 5m).
     #[arg(
-        long, env = "SLUICE_CNI_TIMEOUT", default_value = "10s", value_name = "TIME",
+        long, env = "SLUICE_CNI_TIMEOUT", default_value = "5s", value_name = "TIME",
         value_parser = duration_within(Duration::from_millis(10), Duration::from_secs(300)),
     )]
     pub cni_timeout: Duration,
@@ -129,6 +129,10 @@ pub struct CniOptions {
     /// The folder of the CNI configurations.
     #[arg(long, env = "SLUICE_CNI_CONF_DIR", default_value = "/etc/cni/net.d", value_name = "DIR")]
     pub cni_conf_dir: PathBuf,
+    /// Where the container runtime looks for plugins. While ours is there, its entry is put back whenever the network's
+    /// owner writes the configuration anew.
+    #[arg(long, env = "SLUICE_CNI_BIN_DIR", default_value = "/opt/cni/bin", value_name = "DIR")]
+    pub cni_bin_dir: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]

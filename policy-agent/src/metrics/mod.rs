@@ -12,7 +12,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use policy_common::maps::Counter as Packets;
 use policy_common::{Direction, DropReason, PassReason};
@@ -28,6 +28,8 @@ pub use text::Exposition;
 use crate::agent::EndpointState;
 use crate::datapath::bpf::Totals;
 use crate::plan::Op;
+use crate::source::Kind;
+use crate::source::cluster::{EventType, Relist, WatchStats};
 use process::Process;
 use registrar::{Described, Fraction, Labelled, Registrar};
 
@@ -45,35 +47,6 @@ impl Outcome {
         match self {
             Self::Success => "success",
             Self::Failure => "failure",
-        }
-    }
-}
-
-/// What a watch of the cluster told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WatchEvent {
-    Added,
-    Modified,
-    Deleted,
-    Bookmark,
-    /// The watch broke off, or was never there.
-    Error,
-    /// Everything was listed anew.
-    Listed,
-}
-
-impl WatchEvent {
-    pub const ALL: [Self; 6] =
-        [Self::Added, Self::Modified, Self::Deleted, Self::Bookmark, Self::Error, Self::Listed];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Added => "added",
-            Self::Modified => "modified",
-            Self::Deleted => "deleted",
-            Self::Bookmark => "bookmark",
-            Self::Error => "error",
-            Self::Listed => "listed",
         }
     }
 }
@@ -145,6 +118,8 @@ pub struct Metrics {
     map_ops: Labelled<3, Counter>,
     watch_events: Labelled<2, Counter>,
     watch_last_event: Labelled<1, Fraction>,
+    watch_current: Labelled<1, Gauge>,
+    relists: Labelled<2, Counter>,
     compile_duration: Histogram,
     plan_duration: Histogram,
     apply_duration: Histogram,
@@ -231,13 +206,25 @@ impl Metrics {
                 "sluice_watch_events",
                 None,
                 ["kind", "type"],
-                "What watches of the cluster told: added, modified, deleted, bookmark, error, or listed (all anew)",
+                "What lists and watches of the cluster told",
             ),
             watch_last_event: r.gauges(
                 "sluice_watch_last_event_timestamp",
                 seconds(),
                 ["kind"],
                 "When a watch last told anything, since 1970",
+            ),
+            watch_current: r.gauges(
+                "sluice_watch_current",
+                None,
+                ["kind"],
+                "Whether everything was listed and the watch is open (1)",
+            ),
+            relists: r.counters(
+                "sluice_watch_relists",
+                None,
+                ["kind", "cause"],
+                "Lists of everything: at the start, for a version that is gone, after a list that broke off, for want of streaming",
             ),
             compile_duration: r.histogram("sluice_compile_duration", seconds(), "Compiling all policies", moments),
             plan_duration: r.histogram("sluice_plan_duration", seconds(), "Planning the writes of one change", moments),
@@ -341,14 +328,30 @@ impl Metrics {
         self.plan_writes.observe(writes.into());
     }
 
-    /// A watch of objects of this kind told something.
-    pub fn watched(&self, kind: &'static str, event: WatchEvent) {
-        self.watch_events.at([kind, event.name()]).inc();
-        if event != WatchEvent::Error
-            && let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH)
-        {
-            self.watch_last_event.at([kind]).set(now.as_secs_f64());
+    /// Takes what the watches of an API server counted.
+    pub fn watches(&self, stats: &WatchStats) {
+        for kind in Kind::ALL {
+            let counted = stats.kind(kind);
+            for event in EventType::ALL {
+                set(&self.watch_events.at([kind.name(), event.name()]), counted.events(event));
+            }
+            for cause in Relist::ALL {
+                set(&self.relists.at([kind.name(), cause.name()]), counted.relists(cause));
+            }
+            set(&self.api_errors.at([kind.name()]), counted.errors.load(Ordering::Relaxed));
+            if let Some(seconds) = counted.last_heard() {
+                self.watch_last_event.at([kind.name()]).set(seconds as f64);
+            }
+            self.watch_current.at([kind.name()]).set(i64::from(counted.is_current()));
         }
+        set(
+            &self.kubernetes_events.at([Outcome::Success.name()]),
+            stats.reports_sent.load(Ordering::Relaxed),
+        );
+        set(
+            &self.kubernetes_events.at([Outcome::Failure.name()]),
+            stats.reports_lost.load(Ordering::Relaxed),
+        );
     }
 
     /// Dropped packets that were not reported.
@@ -375,14 +378,6 @@ impl Metrics {
         self.cni_duration.at([command]).observe(took.as_secs_f64());
     }
 
-    pub fn api_error(&self, kind: &'static str) {
-        self.api_errors.at([kind]).inc();
-    }
-
-    pub fn kubernetes_event(&self, outcome: Outcome) {
-        self.kubernetes_events.at([outcome.name()]).inc();
-    }
-
     /// All other policy engines that are on the node now.
     pub fn other_engines(&self, engines: impl IntoIterator<Item = &'static str>) {
         self.other_engines.clear();
@@ -392,15 +387,14 @@ impl Metrics {
     }
 
     fn take(&self, snapshot: &Snapshot) {
-        let set = |counter: Counter, value| counter.inner().store(value, Ordering::Relaxed);
         for (reason, direction, counted) in &snapshot.drops {
             let labels = [reason.name(), word(*direction)];
-            set(self.drop_count.at(labels), counted.packets);
-            set(self.drop_bytes.at(labels), counted.bytes);
+            set(&self.drop_count.at(labels), counted.packets);
+            set(&self.drop_bytes.at(labels), counted.bytes);
         }
         for (direction, counted) in &snapshot.forwards {
-            set(self.forward_count.at([word(*direction)]), counted.packets);
-            set(self.forward_bytes.at([word(*direction)]), counted.bytes);
+            set(&self.forward_count.at([word(*direction)]), counted.packets);
+            set(&self.forward_bytes.at([word(*direction)]), counted.bytes);
         }
         for state in EndpointState::ALL {
             let count = snapshot.endpoints.iter().filter(|s| **s == state).count();
@@ -428,6 +422,11 @@ impl Metrics {
             Err(error) => format!("# {error}\n# EOF\n"),
         }
     }
+}
+
+/// What others counted.
+fn set(counter: &Counter, value: u64) {
+    counter.inner().store(value, Ordering::Relaxed);
 }
 
 const fn word(direction: Direction) -> &'static str {

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use policy_common::DropReason;
 
-use super::{Metrics, Outcome, WatchEvent};
+use super::{Metrics, Outcome};
 use crate::agent::EndpointState;
+use crate::source::Kind;
+use crate::source::cluster::{EventType, Relist};
 
 const HEAD: &str = "\
 # Metrics
@@ -39,7 +41,9 @@ pub fn reference() -> String {
         ("outcome", quoted(Outcome::BOTH.map(Outcome::name))),
         ("reason", quoted(DropReason::ALL.map(DropReason::name))),
         ("state", quoted(EndpointState::ALL.map(EndpointState::name))),
-        ("type", quoted(WatchEvent::ALL.map(WatchEvent::name))),
+        ("type", quoted(EventType::ALL.map(EventType::name))),
+        ("kind", quoted(Kind::ALL.map(Kind::name))),
+        ("cause", quoted(Relist::ALL.map(Relist::name))),
     ] {
         let _ = writeln!(page, "- `{label}`: {values}");
     }

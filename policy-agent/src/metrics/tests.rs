@@ -19,18 +19,18 @@ fn eventful() -> Metrics {
         Op::Slot { ifindex: 7, slot: None },
     ];
     metrics.applied(&ops, 5, moment);
-    for event in WatchEvent::ALL {
-        metrics.watched("Pod", event);
-    }
+    let stats = WatchStats::default();
+    stats.kind(Kind::NetworkPolicy).errors.store(1, Ordering::Relaxed);
+    stats.kind(Kind::Pod).heard(EventType::Listed);
+    stats.reports_sent.store(1, Ordering::Relaxed);
+    metrics.watches(&stats);
     metrics.lost_events(2);
     metrics.attach_failed();
     metrics.repaired();
     metrics.protected_after(moment);
     for outcome in Outcome::BOTH {
         metrics.cni_request("ADD", outcome, moment);
-        metrics.kubernetes_event(outcome);
     }
-    metrics.api_error("NetworkPolicy");
     metrics.other_engines(["calico", "cilium"]);
     metrics.other_engines(["cilium"]);
     let packets = |packets| Packets { packets, bytes: packets * 100 };

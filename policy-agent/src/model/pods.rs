@@ -244,7 +244,7 @@ mod tests {
         let old = pod("old", "n", 1, false);
         let new = pod("new", "n", 2, false);
         assert_eq!(owner(&[]), None);
-        assert_eq!(owner(&[old.clone()]).as_deref(), Some("old"));
+        assert_eq!(owner(std::slice::from_ref(&old)).as_deref(), Some("old"));
         assert_eq!(owner(&[old.clone(), new.clone()]).as_deref(), Some("new"));
         assert_eq!(owner(&[new.clone(), old.clone()]).as_deref(), Some("new"));
         let twin = pod("twin", "n", 2, false);

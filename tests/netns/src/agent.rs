@@ -220,6 +220,8 @@ fn start(ns: &Netns, options: &AgentOptions, folder: &Path) -> Result<Process> {
     }
     command.arg("--bpffs").arg(&options.bpffs).arg("--socket").arg(folder.join("agent.sock"));
     command.args(&options.arguments);
+    // Several agents share a namespace in some tests, and none is to look after this machine's own plugins.
+    command.env("SLUICE_HEALTH_ADDRESS", "off").env("SLUICE_CNI_BIN_DIR", "/nonexistent");
     command.envs(options.environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // A group of its own: Ctrl-C is for the program that started it, which stops it in order.

@@ -260,8 +260,8 @@ impl Sandbox {
 /// The refusal that a call failed with.
 pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T>) -> Refusal {
     match result {
-        Err(error) => error.downcast().unwrap_or_else(|error| panic!("no refusal: {error:#}")),
-        Ok(answer) => panic!("no refusal: {answer:?}"),
+        Err(error) => error.downcast().unwrap_or_else(|error| unreachable!("no refusal: {error:#}")),
+        Ok(answer) => unreachable!("no refusal: {answer:?}"),
     }
 }
 

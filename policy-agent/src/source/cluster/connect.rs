@@ -10,8 +10,9 @@ use thiserror::Error;
 /// Where the credentials are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Else the environment's `KUBECONFIG`, else the service account of the pod that we are in, else `~/.kube/config`.
-    pub kubeconfig: Option<PathBuf>,
+    /// Merged as kubectl does it. Without any: the environment's `KUBECONFIG`, else the service account of the pod that we
+    /// are in, else `~/.kube/config`.
+    pub kubeconfig: Vec<PathBuf>,
     /// Of the kubeconfig; its current one where this is `None`.
     pub context: Option<String>,
 }
@@ -44,11 +45,17 @@ pub(super) async fn connect(access: &Access) -> Result<(Client, String), Connect
 
 async fn configuration(access: &Access) -> Result<Config, ConnectError> {
     let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
-    if let Some(path) = &access.kubeconfig {
-        let place = path.display().to_string();
-        let failed = |source| ConnectError::Kubeconfig { place: place.clone(), source };
-        let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
-        return Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed);
+    if let [first, more @ ..] = access.kubeconfig.as_slice() {
+        let mut place = first.display().to_string();
+        let failed = |place: &str, source| ConnectError::Kubeconfig { place: place.to_owned(), source };
+        let mut kubeconfig = Kubeconfig::read_from(first).map_err(|error| failed(&place, error))?;
+        for path in more {
+            place = path.display().to_string();
+            let next = Kubeconfig::read_from(path).map_err(|error| failed(&place, error))?;
+            kubeconfig = kubeconfig.merge(next).map_err(|error| failed(&place, error))?;
+        }
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+        return config.map_err(|error| failed(&place, error));
     }
     let named = env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
     if named.is_none() && env::var_os("KUBERNETES_SERVICE_HOST").is_some() {

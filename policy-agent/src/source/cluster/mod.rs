@@ -16,6 +16,7 @@ mod wire;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -51,7 +52,7 @@ pub struct ClusterSource {
 
 /// What the watches tell, in the order in which it came.
 #[derive(Debug)]
-pub struct Events(mpsc::Receiver<Event>);
+pub struct Events(mpsc::Receiver<(Instant, Event)>);
 
 impl ClusterSource {
     /// Begins to watch. An error is one of configuration: a server that is away is waited for.
@@ -83,11 +84,13 @@ impl ClusterSource {
 }
 
 impl Events {
-    /// All that has come, as soon as there is something. `None` if the watches have ended. Cancellation loses nothing.
-    pub async fn next(&mut self) -> Option<Vec<Event>> {
+    /// All that has come, as soon as there is something, and when the first of it came. `None` if the watches have
+    /// ended. Cancellation loses nothing.
+    pub async fn next(&mut self) -> Option<(Instant, Vec<Event>)> {
         let mut batch = Vec::new();
-        let count = self.0.recv_many(&mut batch, MOST_WAITING).await;
-        (count > 0).then_some(batch)
+        self.0.recv_many(&mut batch, MOST_WAITING).await;
+        let (first, _) = batch.first()?;
+        Some((*first, batch.into_iter().map(|(_, event)| event).collect()))
     }
 }
 
@@ -95,7 +98,7 @@ struct Started {
     server: String,
     stats: Arc<WatchStats>,
     reporter: Reporter,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<(Instant, Event)>,
 }
 
 fn on_own_thread(

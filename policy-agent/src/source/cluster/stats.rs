@@ -119,7 +119,7 @@ impl KindStats {
         self.listed.load(Relaxed) && self.open.load(Relaxed)
     }
 
-    pub(super) fn heard(&self, what: EventType) {
+    pub(crate) fn heard(&self, what: EventType) {
         if let Some(count) = self.events.get(what as usize) {
             count.fetch_add(1, Relaxed);
         }

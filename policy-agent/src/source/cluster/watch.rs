@@ -50,7 +50,7 @@ pub(super) struct Watch {
     pub(super) timing: Timing,
     pub(super) stats: Arc<WatchStats>,
     /// Full while the agent is slower than the server; then we don't read, and the server waits.
-    pub(super) events: mpsc::Sender<Event>,
+    pub(super) events: mpsc::Sender<(Instant, Event)>,
     /// The server does not stream lists.
     pub(super) pages_only: Arc<AtomicBool>,
 }
@@ -124,7 +124,7 @@ impl Watch {
     }
 
     async fn send(&self, event: Event) -> Result<(), Stop> {
-        self.events.send(event).await.map_err(|_| Stop::Closed)
+        self.events.send((Instant::now(), event)).await.map_err(|_| Stop::Closed)
     }
 
     async fn list(&self, because: Relist, attempts: &mut Attempts) -> Result<Position, Stop> {
@@ -364,7 +364,6 @@ impl Watch {
         if attempts.told.as_ref() == Some(&problem) {
             tracing::debug!(kind = self.kind.name(), %failure, "still failing");
         } else {
-            tracing::warn!(kind = self.kind.name(), "{problem}; what is known of them stays enforced");
             attempts.told = Some(problem.clone());
             self.send(Event::Trouble(self.kind, Some(problem))).await?;
         }

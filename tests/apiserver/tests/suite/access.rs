@@ -80,7 +80,7 @@ async fn a_kubeconfig_that_cannot_be_used_is_an_error_that_names_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("kubeconfig");
     let start = async |context: Option<&str>| {
-        let access = Access { kubeconfig: Some(path.clone()), context: context.map(str::to_owned) };
+        let access = Access { kubeconfig: vec![path.clone()], context: context.map(str::to_owned) };
         let error =
             ClusterSource::start(Options { access, ..Options::default() }).await.expect_err("an error");
         assert!(matches!(error, ConnectError::Kubeconfig { .. }), "{error:?}");

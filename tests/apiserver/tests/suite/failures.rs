@@ -172,7 +172,7 @@ async fn a_flood_waits_for_the_agent() {
     let mut largest = 0;
     let began = Instant::now();
     loop {
-        let batch =
+        let (_, batch) =
             tokio::time::timeout(PATIENCE, agent.events.next()).await.expect("in time").expect("events");
         largest = largest.max(batch.len());
         agent.store.apply(batch);

@@ -61,7 +61,7 @@ impl Agent {
         let folder = tempfile::tempdir().expect("a folder");
         let path: PathBuf = folder.path().join("kubeconfig");
         std::fs::write(&path, kubeconfig(url, user)).expect("a kubeconfig");
-        let access = Access { kubeconfig: Some(path), context: context.map(str::to_owned) };
+        let access = Access { kubeconfig: vec![path], context: context.map(str::to_owned) };
         let options = Options { access, timing, node: "n1".to_owned() };
         let (source, events) = ClusterSource::start(options).await.expect("a source");
         Self { source, events, store: LiveStore::default(), solved: Vec::new(), _folder: folder }
@@ -76,7 +76,7 @@ impl Agent {
             let pause = left.min(Duration::from_millis(100));
             match tokio::time::timeout(pause, self.events.next()).await {
                 Ok(batch) => {
-                    let batch = batch.expect("the watches go on");
+                    let (_, batch) = batch.expect("the watches go on");
                     self.solved.extend(self.store.apply(batch).solved_problems);
                 }
                 Err(_) => assert!(
@@ -97,7 +97,7 @@ impl Agent {
     async fn never(&mut self, what: &str, time: Duration, mut so: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            if let Ok(Some(batch)) = tokio::time::timeout(left, self.events.next()).await {
+            if let Ok(Some((_, batch))) = tokio::time::timeout(left, self.events.next()).await {
                 self.store.apply(batch);
             }
             assert!(!so(self), "{what}");

@@ -14,6 +14,7 @@ const REPLICAS: u32 = 5;
 const PODS_PER_NODE: u32 = 110;
 const PODS_PER_NAMESPACE: u32 = 20;
 const TEAMS: u32 = 25;
+const TIER_COUNT: u32 = 4;
 const TIERS: [&str; 4] = ["frontend", "backend", "worker", "database"];
 
 /// The shape of a cluster. Places of pods go from 0 to `pods`.
@@ -46,7 +47,7 @@ impl Shape {
     }
 
     pub(crate) const fn namespace_of(self, place: u32) -> u32 {
-        Self::workload(place) / TIERS.len() as u32 % self.namespaces()
+        Self::workload(place) / TIER_COUNT % self.namespaces()
     }
 
     pub(crate) fn namespace(number: u32) -> (String, Labels) {

@@ -286,12 +286,17 @@ impl Simulation {
         Ok((all, writing, writes))
     }
 
+    fn any_place(&mut self) -> u32 {
+        // Below the number of pods, which is a u32.
+        u32::try_from(self.random.below(self.shape.pods as usize)).unwrap_or(0)
+    }
+
     /// One event of the API; returns whether it is about a pod of this node. A replacement is four: the new pod, its
     /// address, the old pod's deletion, its end.
     fn event(&mut self, number: u32) -> bool {
         if is_about_policy(number) {
             let local = (number / (RATE / POLICIES)).is_multiple_of(2);
-            let place = self.random.below(self.shape.pods as usize) as u32;
+            let place = self.any_place();
             let place = if local { place - place % self.shape.nodes() } else { place };
             let namespace = self.shape.namespace_of(place);
             let variant = self.variants.entry(namespace).or_default();
@@ -299,7 +304,7 @@ impl Simulation {
             self.tracked.insert_policy(Shape::policy(namespace, 1, *variant));
             return false;
         }
-        let place = self.random.below(self.shape.pods as usize) as u32;
+        let place = self.any_place();
         let is_new = self.begun.len() < REPLACEMENTS && self.begun.iter().all(|(begun, _)| *begun != place);
         let (place, step) = match self.begun.pop_front() {
             Some(begun) if !is_new => begun,
