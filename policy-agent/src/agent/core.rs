@@ -473,12 +473,14 @@ impl Core {
             warnings: self.warnings.clone(),
         };
         let endpoints_changed = status.endpoints != self.status.endpoints;
-        if status.errors != self.status.errors || endpoints_changed || synced != self.status.synced {
-            tracing::info!(
-                "generation {}: {written} table writes, {attached} attachments in {:?}",
-                status.generation,
-                started.elapsed()
-            );
+        if synced != self.status.synced || endpoints_changed || status.errors != self.status.errors {
+            if advance {
+                tracing::info!(
+                    "generation {}: {written} table writes, {attached} attachments in {:?}",
+                    status.generation,
+                    started.elapsed()
+                );
+            }
             // What is wrong with objects was told when it was read.
             let own = status.errors.iter().skip(self.errors.source.len());
             for error in own.filter(|error| !self.status.errors.contains(error)) {

@@ -23,6 +23,11 @@ const POLL: Duration = Duration::from_secs(5);
 pub async fn keep_installed(installer: Installer) {
     let mut told = None;
     loop {
+        if !installer.program().is_file() {
+            // Nobody installed it, or somebody took it away.
+            sleep(POLL).await;
+            continue;
+        }
         // The watch first: what changes after the look wakes the next one.
         let watch = Watch::new(&installer.conf_dir).ok();
         let looking = installer.clone();

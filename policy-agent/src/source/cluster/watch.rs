@@ -20,6 +20,8 @@ use super::wire::{Bookmark, Failure, Line, Lines, Page, resource};
 
 /// A stream that lived this long was no attempt that failed.
 const STABLE: Duration = Duration::from_secs(10);
+/// A server that forgets again within this time is short of memory.
+const FORGETFUL: Duration = Duration::from_secs(60);
 /// As many streams that ended at once are trouble.
 const STORM: u32 = 3;
 /// What a server may be late with the end of a watch.
@@ -86,11 +88,13 @@ struct Attempts {
     backoff: DefaultBackoff,
     told: Option<Problem>,
     short_streams: u32,
+    last_gone: Option<Instant>,
 }
 
 impl Watch {
     pub(super) async fn run(self) {
-        let mut attempts = Attempts { backoff: DefaultBackoff::default(), told: None, short_streams: 0 };
+        let mut attempts =
+            Attempts { backoff: DefaultBackoff::default(), told: None, short_streams: 0, last_gone: None };
         let mut because = Relist::Start;
         loop {
             let stop = match self.list(because, &mut attempts).await {
@@ -99,7 +103,12 @@ impl Watch {
                         tracing::info!(kind = self.kind.name(), %failure, "everything must be listed again");
                         because = Relist::Gone;
                         self.stats().errors.fetch_add(1, Relaxed);
-                        // A server that forgets at once what it has just listed gets time too.
+                        // A server that forgets at once what it has just listed gets time too. What was waited for
+                        // before it could be reached again says nothing about that.
+                        let before = attempts.last_gone.replace(Instant::now());
+                        if before.is_none_or(|before| before.elapsed() > FORGETFUL) {
+                            attempts.backoff.reset();
+                        }
                         wait(attempts.backoff.next(), &failure).await;
                         continue;
                     }
