@@ -92,14 +92,14 @@ if [ -z "${SLUICE_TEST_INSIDE:-}" ]; then
     SLUICE_TEST_INSIDE=yes exec unshare --mount --propagation slave "$0" "$@"
 fi
 unset SLUICE_TEST_INSIDE
-base=$(mktemp -d)
+base=$(mktemp -d -p $root/..)
 mount -t tmpfs tmpfs "$base"
 cp -a $root/. "$base"
 mkdir -p "$base"/proc "$base"/sys "$base"/tmp "$base"/var/run/netns
 mount -t proc proc "$base"/proc
 mount -t sysfs -o ro sysfs "$base"/sys
 if [ @BPFFS@ = yes ]; then mount --rbind /sys/fs/bpf "$base"/sys/fs/bpf; fi
-mount --rbind --make-rslave /var/run/netns "$base"/var/run/netns
+mount --rbind /var/run/netns "$base"/var/run/netns
 mount --bind /tmp "$base"/tmp
 mount -o remount,bind,ro "$base"
 keep=" @CAPABILITIES@ "

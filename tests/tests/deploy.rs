@@ -120,7 +120,7 @@ fn a_misspelt_field_is_found() -> Result<()> {
 
 #[test]
 fn the_chart_refuses_what_it_does_not_describe() -> Result<()> {
-    for (value, named) in BAD {
+    for &(value, named) in BAD {
         let error = render(&[value], NEWEST).err().with_context(|| format!("{value} is taken"))?.to_string();
         assert!(error.contains(named), "{value}: {error}");
     }

@@ -69,7 +69,7 @@ fn it_enforces_with_the_daemon_sets_capabilities_alone() -> Result<()> {
         let mut lab = lab(&image, &documented()?, true)?;
         lab.start_agents(&["--attach", attach])?;
         lab.expect("dev/client dev/web tcp/80 opens\ndev/client dev/web tcp/81 hangs");
-        assert_eq!(lab.errors()?, [""; 0]);
+        assert_eq!(lab.errors()?, Vec::<String>::new());
         assert!(!lab.agent().log().contains("WARN"), "{}", lab.agent().log());
         let status = fs::read_to_string(format!("/proc/{}/status", lab.agent().id()))?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -119,11 +119,25 @@ fn it_takes_everything_away_and_stays_until_it_is_stopped() -> Result<()> {
     Ok(())
 }
 
-/// How an agent ends that can't start.
+/// What an agent says that can't start.
 fn fails_to_start(image: &Image, capabilities: &[String], bpffs: bool) -> Result<String> {
-    let mut lab = lab(image, capabilities, bpffs)?;
-    let started = lab.start_agents(&[]);
-    Ok(format!("{:#}", started.err().context("it started")?))
+    let lab = lab(image, capabilities, bpffs)?;
+    let node = lab.world.node("node1")?;
+    let mut command = Command::new("timeout");
+    command.arg(PATIENCE.as_secs().to_string()).arg(&lab.binary).arg("run");
+    command.arg("--manifests").arg(lab.manifests.path()).arg("--bpffs").arg(node.bpffs());
+    command.arg("--socket").arg(lab.manifests.path().with_extension("sock"));
+    let output = node.ns().output(&mut command)?;
+    ensure!(output.status.code() == Some(1), "it ended with {}", output.status);
+    Ok(String::from_utf8(output.stderr)?)
+}
+
+/// Starts the agent, whatever it then can't enforce.
+fn start(lab: &mut Lab, arguments: &[&str]) -> Result<()> {
+    match lab.start_agents(arguments) {
+        Err(error) if lab.agents.is_empty() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The table in docs/install.md.
@@ -135,14 +149,11 @@ fn without_one_of_them_something_fails_and_says_so() -> Result<()> {
     // What SYS_ADMIN contains for BPF is not enough.
     let bpf = ["BPF".to_owned(), "PERFMON".to_owned()];
     let mut lab1 = lab(&image, &[without("SYS_ADMIN")?, bpf.to_vec()].concat(), true)?;
-    lab1.start_agents(&[])?;
+    start(&mut lab1, &[])?;
     assert!(lab1.errors()?.iter().any(|error| error.contains("entering it: Operation not permitted")));
     drop(lab1);
     let mut lab2 = lab(&image, &without("NET_ADMIN")?, true)?;
-    lab2.start_agents(&["--attach", "clsact"]).or_else(|error| {
-        ensure!(format!("{error:#}").contains("interface"), "{error:#}");
-        anyhow::Ok(())
-    })?;
+    start(&mut lab2, &["--attach", "clsact"])?;
     assert_eq!(lab2.endpoint("dev/web")?["state"], "failed");
     drop(lab2);
     let mut lab3 = lab(&image, &without("NET_BROADCAST")?, true)?;
