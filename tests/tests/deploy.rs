@@ -1,12 +1,15 @@
 //! The objects that are installed in a cluster: what Kubernetes would refuse, what the chart must refuse, and what nobody may
 //! add by mistake.
 
-use anyhow::{Context as _, Result};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sluice_tests::agent_world::agent_binary;
 use sluice_tests::deploy::{capabilities, container, find, folder, objects_of, render, strict};
 
 const NEWEST: &str = "1.35.0";
@@ -108,6 +111,21 @@ fn kubernetes_knows_every_field() -> Result<()> {
     check(&objects_of("uninstall.yaml")?)
 }
 
+/// Every set of values gives the agent options that it knows.
+#[test]
+fn the_agent_understands_its_configuration() -> Result<()> {
+    for values in GOOD.iter().filter(|values| !values.contains(&"uninstall=true")) {
+        let objects = render(values, NEWEST).with_context(|| format!("{values:?}"))?;
+        let config = &find(&objects, "ConfigMap")?["data"]["config.yaml"];
+        let file = tempfile::NamedTempFile::with_suffix(".yaml")?;
+        std::fs::write(file.path(), config.as_str().context("no config.yaml")?)?;
+        let output = Command::new(agent_binary()?).args(["config", "check"]).arg(file.path()).output()?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{values:?}: {told}\n{config}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_misspelt_field_is_found() -> Result<()> {
     let mut daemon_set = find(&objects_of("install.yaml")?, "DaemonSet")?.clone();
@@ -181,7 +199,7 @@ fn it_may_list_and_watch_what_policies_are_about_and_tell_events() -> Result<()>
             "/namespaces: list watch",
             "/nodes: list watch",
             "/pods: list watch",
-            "events.k8s.io/events: create patch",
+            "events.k8s.io/events: create",
             "networking.k8s.io/networkpolicies: list watch",
         ]
     );

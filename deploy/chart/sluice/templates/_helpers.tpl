@@ -20,9 +20,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $set := dict "health-address" (printf "127.0.0.1:%d" (int .Values.health.port)) }}
 {{- $_ := set $set "metrics-address" (ternary .Values.metrics.address "off" .Values.metrics.enabled) }}
 {{- $_ := set $set "cni-conf-dir" .Values.cni.confDir }}
+{{- $_ := set $set "cni-bin-dir" .Values.cni.binDir }}
 {{- range $key := keys $set }}
 {{- if hasKey $.Values.config $key }}
-{{- fail (printf "config.%s is the chart's own: set health.port, metrics.address or cni.confDir" $key) }}
+{{- fail (printf "config.%s is the chart's own: set health.port, metrics.address, cni.confDir or cni.binDir" $key) }}
 {{- end }}
 {{- end }}
 {{- merge $set .Values.config | toYaml }}
