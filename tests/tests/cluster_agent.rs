@@ -1,9 +1,9 @@
 //! The agent as in a cluster: fed by an API server, with the rights that `deploy/install.yaml` gives it.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_netns::{NodeSpec, PodSpec, World, WorldBuilder};
 use sluice_tests::agent_world::{FOLLOW_TIMEOUT, eventually, policy, policy_file, shell};
@@ -164,4 +164,88 @@ fn an_interface_that_no_pod_explains_is_closed_where_that_is_asked_for() -> Resu
     let stranger = cluster.lab.world.pod("dev/stranger")?.clone();
     cluster.lab.manifests.pod(&stranger)?;
     cluster.settle("prod/web dev/stranger tcp/80 opens\ndev/stranger prod/web tcp/80 opens")
+}
+
+/// The agent of one node reads all of a cluster: in a fraction of a second for each thousand pods, and in little memory.
+#[test]
+fn a_large_cluster_is_read_in_seconds_and_in_little_memory() -> Result<()> {
+    let pods: u32 = if std::env::var_os("SLUICE_TEST_LONG").is_some() { 100_000 } else { 10_000 };
+    let mut cluster = ClusterLab::without_agents(world())?;
+    cluster.write()?;
+    crowd(&cluster, pods)?;
+    let begun = Instant::now();
+    cluster.start_agents(&[])?;
+    eventually(Duration::from_secs(120), || {
+        let status = cluster.lab.agent().status()?;
+        Ok((status["synced"] != true).then(|| format!("not synced: {status:#}")))
+    })?;
+    let synced = begun.elapsed();
+    cluster.wait_for("prod/web dev/web tcp/80 opens")?;
+    apply(&mut cluster, "dev/everybody", EVERYBODY)?;
+    let changed = Instant::now();
+    cluster.settle("prod/web dev/web tcp/80 opens\ndev/web dev/far tcp/80 opens")?;
+    apply(&mut cluster, "dev/everybody", "podSelector: {}, policyTypes: [Ingress]")?;
+    cluster.settle("prod/web dev/web tcp/80 hangs")?;
+    let memory = memory(cluster.lab.agent().id())?;
+    println!(
+        "{pods} pods: two agents and the server started and synced in {synced:?}, two changes of policy seen in {:?}, highest RSS {} MiB",
+        changed.elapsed(),
+        memory >> 20
+    );
+    ensure!(memory < 150 << 20, "{} MiB", memory >> 20);
+    Ok(())
+}
+
+/// A rule that every pod of the cluster has to be looked at for.
+const EVERYBODY: &str = "podSelector: {}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchExpressions: [{key: app, operator: Exists}]}}, {namespaceSelector: {}}]}]";
+
+/// Pods of other nodes, in namespaces of twenty with two policies each.
+fn crowd(cluster: &ClusterLab, pods: u32) -> Result<()> {
+    for n in 0..pods {
+        let (namespace, workload) = (format!("crowd-{}", n / 20), n % 20 / 5);
+        if n.is_multiple_of(20) {
+            cluster.server.put(json!({
+                "apiVersion": "v1", "kind": "Namespace",
+                "metadata": { "name": namespace, "labels": { "team": format!("team-{}", n / 400) } },
+            }))?;
+            for (name, spec) in [
+                ("deny", json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] })),
+                (
+                    "own",
+                    json!({
+                        "podSelector": { "matchLabels": { "app": "app-1" } },
+                        "ingress": [{ "from": [{ "podSelector": {} }], "ports": [{ "port": 8080 }] }],
+                    }),
+                ),
+            ] {
+                cluster.server.put(json!({
+                    "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                    "metadata": { "namespace": namespace, "name": name }, "spec": spec,
+                }))?;
+            }
+        }
+        let [_, a, b, c] = n.to_be_bytes();
+        cluster.server.put(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "namespace": namespace, "name": format!("app-{workload}-7d4b9c6f5d-{n:05x}"),
+                "uid": format!("0b8e6b0e-7d0a-4a55-9a2e-{n:012x}"),
+                "creationTimestamp": "2026-11-01T00:00:00Z",
+                "labels": { "app": format!("app-{workload}"), "pod-template-hash": "7d4b9c6f5d", "team": format!("team-{}", n / 400) },
+            },
+            "spec": {
+                "nodeName": format!("other-{}", n / 110),
+                "containers": [{ "name": "main", "image": "example.org/main:1", "ports": [{ "name": "http", "containerPort": 8080 }] }],
+            },
+            "status": { "phase": "Running", "podIP": format!("11.{a}.{b}.{c}"), "podIPs": [{ "ip": format!("11.{a}.{b}.{c}") }] },
+        }))?;
+    }
+    Ok(())
+}
+
+/// The most that a process was resident with, in bytes.
+fn memory(process: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }

@@ -10,8 +10,7 @@ use super::super::fault::{Problem, short_json};
 use super::super::object::{Kind, Object, ObjectKey, StandIn};
 use super::super::store::Update;
 use super::event::{Departure, Event, Sighting, Version};
-use super::shared::Shared;
-use crate::model::{Cluster, ContainerPort, Labels, ObjectName, Owner, Pod, Tracked};
+use crate::model::{Cluster, ObjectName, Owner, Tracked};
 
 #[derive(Debug, Default)]
 pub struct LiveStore {
@@ -22,9 +21,6 @@ pub struct LiveStore {
     troubles: BTreeMap<Kind, Problem>,
     /// Pods that were never whole, with all addresses that they say are theirs.
     broken_pods: BTreeMap<ObjectName, Vec<IpAddr>>,
-    labels: Shared<Labels>,
-    ports: Shared<[ContainerPort]>,
-    nodes: Shared<str>,
 }
 
 /// The objects of a kind.
@@ -173,19 +169,10 @@ impl LiveStore {
             Object::Namespace(labels) => self.tracked.insert_namespace(id.name.clone(), labels),
             Object::Node(addresses) => self.tracked.insert_node(id.name.clone(), addresses),
             Object::Policy(policy) => self.tracked.insert_policy(policy),
-            Object::Pod(mut pod) => {
-                self.share(&mut pod);
+            Object::Pod(pod) => {
                 self.broken_pods.remove(id);
                 self.tracked.insert_pod(pod);
             }
-        }
-    }
-
-    fn share(&mut self, pod: &mut Pod) {
-        self.labels.share(&mut pod.labels);
-        self.ports.share(&mut pod.ports);
-        if let Some(node) = &mut pod.node {
-            self.nodes.share(node);
         }
     }
 

@@ -8,7 +8,6 @@ mod decode;
 mod event;
 mod live;
 mod report;
-mod shared;
 mod stats;
 mod watch;
 mod wire;
