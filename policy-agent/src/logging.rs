@@ -128,9 +128,9 @@ mod tests {
         let handle = LogFilter(handle);
         let subscriber = tracing_subscriber::registry().with(filter);
         tracing::subscriber::with_default(subscriber, || {
-            assert!(!tracing::enabled!(tracing::Level::DEBUG));
+            assert!(!tracing::enabled!(Level::DEBUG));
             handle.set("debug").unwrap();
-            assert!(tracing::enabled!(tracing::Level::DEBUG));
+            assert!(tracing::enabled!(Level::DEBUG));
             assert!(handle.set("loud").is_err());
             assert_eq!(handle.current().unwrap(), "debug", "a bad filter changes nothing");
         });

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const PURE: [&str; 2] = ["model", "compile", "plan"];
+const PURE: [&str; 3] = ["model", "compile", "plan"];
 const FOREIGN: [&str; 9] = [
     "aya",
     "kube::",
