@@ -73,6 +73,12 @@ impl ClusterLab {
         Ok(())
     }
 
+    /// How an agent is started on the first node.
+    pub fn options(&self) -> Result<AgentOptions> {
+        let node = self.lab.world.nodes().first().context("a world without nodes")?;
+        Ok(AgentOptions { manifests: None, arguments: self.arguments(&[]), ..self.lab.options(node) })
+    }
+
     fn arguments(&self, more: &[&str]) -> Vec<String> {
         let kubeconfig = self.credentials.path().join("config").display().to_string();
         let own = ["--kubeconfig".to_owned(), kubeconfig];

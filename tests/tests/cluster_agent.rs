@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use sluice_netns::{NodeSpec, PodSpec, World, WorldBuilder};
+use sluice_netns::{Agent, AgentOptions, NodeSpec, PodSpec, World, WorldBuilder};
 use sluice_tests::agent_world::{FOLLOW_TIMEOUT, eventually, policy, policy_file, shell};
 use sluice_tests::cluster_world::ClusterLab;
 
@@ -248,4 +248,14 @@ fn memory(process: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+}
+
+#[test]
+fn an_agent_has_to_know_which_node_it_is_on() -> Result<()> {
+    let lab = ClusterLab::without_agents(world())?;
+    let options = AgentOptions { node: None, ..lab.options()? };
+    let node = lab.lab.ns("node1")?;
+    let error = Agent::spawn(&node, options).err().context("it began without a node's name")?.to_string();
+    ensure!(error.contains("--node") && error.contains("SLUICE_NODE"), "{error}");
+    Ok(())
 }

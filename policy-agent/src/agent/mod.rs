@@ -20,6 +20,7 @@ mod wake;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use control::{Answer, LogReply, Reply, Request, ask, ask_for, log_level};
@@ -139,10 +140,14 @@ async fn input(options: &RunOptions) -> anyhow::Result<(Input, Option<Objects>)>
     if let Some(dir) = &options.manifests {
         return Ok((Input::folder(dir.clone()), None));
     }
+    // Without it every pod of the cluster would be one of this node's.
+    let node = options.node.clone().context(
+        "an API server tells of all nodes: --node (SLUICE_NODE, `node` in the file) has to say which this one is",
+    )?;
     let kubeconfig = options.kubeconfig.clone().map(|files| files.0).unwrap_or_default();
     let (source, events) = ClusterSource::start(cluster::Options {
         access: Access { kubeconfig, context: options.context.clone() },
-        node: options.node.clone().unwrap_or_default(),
+        node,
         ..cluster::Options::default()
     })
     .await?;

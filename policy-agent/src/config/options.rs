@@ -80,7 +80,8 @@ pub struct SourceOptions {
     /// The kubeconfig's context. Without it, the current one.
     #[arg(long, env = "SLUICE_CONTEXT", value_parser = NonEmptyStringValueParser::new(), value_name = "NAME")]
     pub context: Option<String>,
-    /// Enforce only on pods with this spec.nodeName; all pods are peers. Without it, on all pods found here.
+    /// Enforce only on pods with this spec.nodeName; all pods are peers. An API server needs it; with a folder and without
+    /// it, on all pods found here.
     #[arg(long, env = "SLUICE_NODE", value_parser = NonEmptyStringValueParser::new(), value_name = "NAME")]
     pub node: Option<String>,
     /// How long the cluster's API may be silent before the agent says that it is not ready (1s to 60m).
