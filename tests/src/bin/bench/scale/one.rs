@@ -56,6 +56,8 @@ pub(crate) struct Sample {
     pub(crate) event_writes: usize,
     /// From when an event was due to after the last write, in milliseconds; of all events, and of those that took one.
     pub(crate) event_ms: Spread,
+    /// The same where pods alone change.
+    pub(crate) pods_ms: Spread,
     pub(crate) writing_ms: Spread,
     pub(crate) cpu_seconds: f64,
     /// Processor time of each update, in milliseconds, whatever else the machine did.
@@ -121,6 +123,8 @@ struct Simulation {
     variants: BTreeMap<u32, u32>,
     barriers: Barriers,
     update_cpu: Vec<f64>,
+    /// Policies change too.
+    with_policies: bool,
 }
 
 pub(crate) fn measure(pods: u32, object: &Path) -> anyhow::Result<Sample> {
@@ -142,6 +146,7 @@ pub(crate) fn measure(pods: u32, object: &Path) -> anyhow::Result<Sample> {
         variants: BTreeMap::new(),
         barriers: Barriers::default(),
         update_cpu: Vec::new(),
+        with_policies: false,
     };
     drop(object);
     simulation.run()
@@ -169,7 +174,12 @@ impl Simulation {
         unwatch(&mut self.planner, &mut self.datapath, &BTreeSet::new())?;
         let rss_enforced = memory("VmRSS:")?;
 
+        let (pods_alone, _, _) = self.churn(locals)?;
+        self.update_cpu.clear();
+        self.barriers = Barriers::default();
+        self.with_policies = true;
         let cpu = thread_cpu()?;
+        let locals = self.endpoints();
         let (all, writing, event_writes) = self.churn(locals)?;
         let cpu_seconds = (thread_cpu()? - cpu).as_secs_f64();
         let (rss_end, rss_peak) = (memory("VmRSS:")?, memory("VmHWM:")?);
@@ -201,6 +211,7 @@ impl Simulation {
             events: all.len(),
             events_writing: writing.len(),
             event_writes,
+            pods_ms: Spread::of(pods_alone),
             event_ms: Spread::of(all),
             writing_ms: Spread::of(writing),
             cpu_seconds,
@@ -253,13 +264,16 @@ impl Simulation {
             std::thread::sleep(due(next).saturating_duration_since(Instant::now()));
             let (first, cpu) = (next, thread_cpu()?);
             // A policy is taken by itself: together with pods it may take a barrier that neither takes alone.
-            while next < total && due(next) <= Instant::now() && (next == first || !is_about_policy(next)) {
+            while next < total
+                && due(next) <= Instant::now()
+                && (next == first || !self.is_about_policy(next))
+            {
                 let here = self.event(next);
                 if here {
                     locals = self.endpoints();
                 }
                 next += 1;
-                if is_about_policy(next - 1) {
+                if self.is_about_policy(next - 1) {
                     break;
                 }
             }
@@ -286,6 +300,10 @@ impl Simulation {
         Ok((all, writing, writes))
     }
 
+    const fn is_about_policy(&self, event: u32) -> bool {
+        self.with_policies && event.is_multiple_of(RATE / POLICIES)
+    }
+
     fn any_place(&mut self) -> u32 {
         // Below the number of pods, which is a u32.
         u32::try_from(self.random.below(self.shape.pods as usize)).unwrap_or(0)
@@ -294,7 +312,7 @@ impl Simulation {
     /// One event of the API; returns whether it is about a pod of this node. A replacement is four: the new pod, its
     /// address, the old pod's deletion, its end.
     fn event(&mut self, number: u32) -> bool {
-        if is_about_policy(number) {
+        if self.is_about_policy(number) {
             let local = (number / (RATE / POLICIES)).is_multiple_of(2);
             let place = self.any_place();
             let place = if local { place - place % self.shape.nodes() } else { place };
@@ -332,10 +350,6 @@ impl Simulation {
         self.begun.push_back((place, step + 1));
         self.shape.is_local(place)
     }
-}
-
-const fn is_about_policy(event: u32) -> bool {
-    event.is_multiple_of(RATE / POLICIES)
 }
 
 fn milliseconds(since: Instant) -> f64 {
