@@ -27,7 +27,24 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    fn note_pod(&mut self, name: &ObjectName, addresses: &[IpAddr]) {
+        if self.everything {
+            return;
+        }
+        if self.pods.len() >= MOST_NAMED {
+            *self = Self::everything();
+            return;
+        }
+        if !self.pods.contains(name) {
+            self.pods.insert(name.clone());
+        }
+        self.addresses.extend(addresses);
+    }
 }
+
+/// Pods that are named before it costs more than to look at everything: a first list names them all.
+const MOST_NAMED: usize = 8192;
 
 /// Every change goes through here; what is already so is no change.
 #[derive(Clone, Debug, Default)]
@@ -63,14 +80,13 @@ impl Tracked {
         let mended = self.cluster.broken_pods.remove(&pod.id).is_some();
         if self.cluster.pods.get(&pod.id).is_some_and(|old| **old == pod) {
             if mended {
-                self.changes.pods.insert(pod.id);
+                self.changes.note_pod(&pod.id, &[]);
             }
             return;
         }
-        self.changes.pods.insert(pod.id.clone());
-        self.changes.addresses.extend(&pod.addresses);
+        self.changes.note_pod(&pod.id, &pod.addresses);
         if let Some(old) = self.cluster.pods.insert(self.intern.pod(pod)) {
-            self.changes.addresses.extend(&old.addresses);
+            self.changes.note_pod(&old.id, &old.addresses);
         }
     }
 
@@ -78,7 +94,7 @@ impl Tracked {
     pub fn insert_broken_pod(&mut self, name: ObjectName, addresses: Vec<IpAddr>) {
         self.forget_pod(&name);
         if self.cluster.broken_pods.get(&name) != Some(&addresses) {
-            self.changes.pods.insert(name.clone());
+            self.changes.note_pod(&name, &[]);
             self.cluster.broken_pods.insert(name, addresses);
         }
     }
@@ -86,14 +102,13 @@ impl Tracked {
     pub fn remove_pod(&mut self, name: &ObjectName) {
         self.forget_pod(name);
         if self.cluster.broken_pods.remove(name).is_some() {
-            self.changes.pods.insert(name.clone());
+            self.changes.note_pod(name, &[]);
         }
     }
 
     fn forget_pod(&mut self, name: &ObjectName) {
         if let Some(old) = self.cluster.pods.remove(name) {
-            self.changes.pods.insert(name.clone());
-            self.changes.addresses.extend(&old.addresses);
+            self.changes.note_pod(name, &old.addresses);
         }
     }
 
@@ -134,5 +149,38 @@ impl Tracked {
         if self.cluster.nodes.remove(name).is_some() {
             self.changes.nodes.insert(name.to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn too_many_changes_are_everything() {
+        let pod = |n: usize| Pod {
+            id: ObjectName::new("ns", n.to_string()),
+            uid: String::new(),
+            labels: Arc::default(),
+            node: None,
+            addresses: Vec::new(),
+            host_network: false,
+            finished: false,
+            terminating: false,
+            created: 0,
+            ports: [].into(),
+            sources: Vec::new(),
+        };
+        let mut tracked = Tracked::default();
+        for n in 0..MOST_NAMED {
+            tracked.insert_pod(pod(n));
+        }
+        assert_eq!(tracked.changes().pods.len(), MOST_NAMED);
+        tracked.insert_pod(pod(MOST_NAMED));
+        assert_eq!(tracked.take_changes(), Changes::everything());
+        tracked.insert_pod(pod(MOST_NAMED + 1));
+        assert_eq!(tracked.take_changes().pods.len(), 1);
     }
 }
