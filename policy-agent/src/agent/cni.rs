@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::control::Answer;
-use super::core::{Core, Look, Standing};
+use super::core::standing::Standing;
+use super::core::{Core, Look};
 use super::overlay;
 use crate::cni::protocol::{Attachment, AttachmentId, CniReply, CniRequest, Unready};
 use crate::cni::{Entry, Installer};

@@ -1,5 +1,7 @@
 //! The pipeline from end to end: compile, plan, apply, attach.
 
+pub(super) mod standing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -10,11 +12,10 @@ use super::drops::{Drops, describe};
 use super::errors::Errors;
 use super::flow_words::flows_in_words;
 use super::input::Input;
-use super::overlay::{self, Overlay, strangers};
+use super::overlay::{Overlay, strangers};
 use super::place::{Found, Leave, Places, addresses};
 use super::status::{EndpointState, EndpointStatus, FlowStatus, Status};
 use super::{FAILED_RETRY, WAITING_RETRY};
-use crate::cni::protocol::Attachment;
 use crate::compile::{Compiled, Compiler, Delta, Scope};
 use crate::config::{Fallback, RunOptions};
 use crate::datapath::bpf::{BpfDatapath, Totals};
@@ -55,7 +56,6 @@ pub(super) struct Core {
     settled: bool,
     /// Looks in a row that changed nothing.
     unchanged: u32,
-    warnings: Vec<String>,
     metrics: Metrics,
     /// Interfaces of pods, and when each was first seen; those that were there before this agent have no such moment.
     seen: BTreeMap<u32, Option<Instant>>,
@@ -63,15 +63,6 @@ pub(super) struct Core {
     programs: BTreeSet<u32>,
     /// Live entries of the flow table, as last counted.
     flow_count: Option<u64>,
-}
-
-/// How a pod that the network plugin asks for stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    Enforced,
-    /// Its object is not known yet.
-    Unknown(String),
-    Failed(String),
 }
 
 impl Core {
@@ -108,7 +99,6 @@ impl Core {
             status: Status::default(),
             settled: false,
             unchanged: 0,
-            warnings: Vec::new(),
             metrics,
             seen: BTreeMap::new(),
             flow_count: None,
@@ -125,8 +115,7 @@ impl Core {
 
     /// Says what is no error of ours, and may be one of the node's.
     pub(super) fn set_warnings(&mut self, warnings: Vec<String>) {
-        self.status.warnings.clone_from(&warnings);
-        self.warnings = warnings;
+        self.status.warnings = warnings;
     }
 
     pub(super) fn usage(&self) -> BTreeMap<&'static str, (u64, u64)> {
@@ -191,63 +180,6 @@ impl Core {
             Some(FAILED_RETRY)
         } else {
             None
-        }
-    }
-
-    /// Why nothing can be said of any pod, if so.
-    pub(super) fn unready(&self) -> Option<String> {
-        if !self.input.has_begun() {
-            return Some("the agent does not know the cluster's objects yet".to_owned());
-        }
-        let errors = [&self.errors.scan, &self.errors.tables];
-        errors.into_iter().flatten().next().cloned()
-    }
-
-    pub(super) fn standing(&self, attachment: &Attachment) -> Standing {
-        let name = ObjectName::from(attachment.pod.clone());
-        let pod = self.input.cluster().pods.get(&name).filter(|pod| overlay::is_same(pod, attachment));
-        if pod.is_some_and(|pod| pod.host_network) {
-            return Standing::Enforced;
-        }
-        let stands_for = match pod {
-            Some(_) => name.clone(),
-            None => Overlay::stand_in(&name, self.input.cluster()),
-        };
-        match (self.in_force(&stands_for), pod) {
-            (_, None) if self.overlay.is_open(&overlay::id(attachment)) => {
-                Standing::Unknown(format!("pod {name} is not known yet"))
-            }
-            (Err(reason), _) => Standing::Failed(reason),
-            (Ok(()), None) => Standing::Unknown(format!("pod {name} is not known yet")),
-            (Ok(()), Some(_)) => Standing::Enforced,
-        }
-    }
-
-    /// As [`standing`](Self::standing), and the kernel is asked whether the programs still hang there.
-    pub(super) fn verified(&mut self, attachment: &Attachment) -> Standing {
-        let standing = self.standing(attachment);
-        let name = ObjectName::from(attachment.pod.clone());
-        let interface = self.found.get(&name).and_then(Found::interface).cloned();
-        let (Standing::Enforced, Some(interface)) = (&standing, interface) else { return standing };
-        match self.datapath.verify(interface.ifindex) {
-            Ok(true) => standing,
-            Ok(false) => Standing::Failed(format!("somebody took the programs off {}", interface.name)),
-            Err(error) => Standing::Failed(error.to_string()),
-        }
-    }
-
-    fn in_force(&self, name: &ObjectName) -> Result<(), String> {
-        if !self.compiled().endpoints.contains_key(name) {
-            return Err(format!("pod {name} is no endpoint of this node"));
-        }
-        let Some(Found::Interface(interface)) = self.found.get(name) else {
-            return Err(format!("the interface of pod {name} is not found"));
-        };
-        let attached = self.datapath.attached().get(&interface.ifindex).is_some_and(|a| a.current);
-        let located = self.locals.iter().any(|local| local.ifindex == interface.ifindex);
-        match attached && located && self.errors.tables.is_empty() {
-            true => Ok(()),
-            false => Err(format!("policy is not in force on {}", interface.name)),
         }
     }
 
@@ -470,7 +402,7 @@ impl Core {
             generation: self.status.generation + u64::from(advance),
             endpoints: endpoint_status(self.compiled(), &self.found, in_force),
             errors: self.errors.list(),
-            warnings: self.warnings.clone(),
+            warnings: self.status.warnings.clone(),
         };
         let endpoints_changed = status.endpoints != self.status.endpoints;
         if synced != self.status.synced || endpoints_changed || status.errors != self.status.errors {
