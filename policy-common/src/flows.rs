@@ -5,6 +5,7 @@
 //! which entry goes is the luck of its per-CPU lists; an insert costs 300 ns and more. Here the entry that goes is
 //! decided below, in code that runs in tests as it runs in the kernel (docs/architecture.md has the figures).
 
+use core::mem::offset_of;
 use core::net::IpAddr;
 
 use bytemuck::{CheckedBitPattern, NoUninit, Pod, Zeroable};
@@ -12,10 +13,13 @@ use bytemuck::{CheckedBitPattern, NoUninit, Pod, Zeroable};
 use crate::maps::Addr6;
 use crate::parse::protocol;
 
-/// Entries of one set.
-pub const WAYS: usize = 8;
+/// The layout of the flow table, apart from that of the other maps: connections live longer than tables. The numbers of
+/// openers and states are the same in every layout, and none is used again for something else.
+pub const FLOW_LAYOUT: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };
+/// Entries of one set; half as many in the layout that tests take for the next version's.
+pub const WAYS: usize = if cfg!(feature = "next-layout") { 4 } else { 8 };
 /// Entries of a full set that one endpoint may hold at the cost of others.
-pub const SHARE: usize = 4;
+pub const SHARE: usize = WAYS / 2;
 
 /// The kernel knows a lock in a map by this name (kernel/bpf/btf.c).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -122,6 +126,31 @@ pub struct FlowSet {
 
 /// Bytes of a set before its entries.
 pub const FLOW_SET_HEAD: usize = 8;
+
+/// Where things stand in a set of the flow table, in bytes: how agents of other layouts read it.
+///
+/// This is the one value whose layout never changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowShape {
+    /// Bytes of a set, of what comes before its entries, and of an entry.
+    pub set: u32,
+    pub head: u32,
+    pub entry: u32,
+    /// From the begin of an entry: a remote address of sixteen bytes, numbers of four, two and one.
+    pub remote: u32,
+    pub ifindex: u32,
+    pub remote_port: u32,
+    pub local_port: u32,
+    pub protocol: u32,
+    pub family: u32,
+    pub tracked: u32,
+    pub opener: u32,
+    pub state: u32,
+    pub until: u32,
+    /// For what may come; zeroes.
+    pub spare: [u32; 3],
+}
 
 /// Nothing is padded: user space reads a set as bytes, entry by entry.
 const _: () = assert!(size_of::<FlowSet>() == FLOW_SET_HEAD + WAYS * size_of::<FlowEntry>());
@@ -297,4 +326,60 @@ impl FlowSet {
         // do not follow their arithmetic, so that the mask must be in the program.
         &mut self.entries[core::hint::black_box(at) & (WAYS - 1)]
     }
+}
+
+impl FlowShape {
+    /// That of this version.
+    #[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
+    pub const OWN: Self = {
+        let key = offset_of!(FlowEntry, key) as u32;
+        Self {
+            set: size_of::<FlowSet>() as u32,
+            head: offset_of!(FlowSet, entries) as u32,
+            entry: size_of::<FlowEntry>() as u32,
+            remote: key + offset_of!(FlowKey, remote) as u32,
+            ifindex: key + offset_of!(FlowKey, ifindex) as u32,
+            remote_port: key + offset_of!(FlowKey, remote_port) as u32,
+            local_port: key + offset_of!(FlowKey, local_port) as u32,
+            protocol: key + offset_of!(FlowKey, protocol) as u32,
+            family: key + offset_of!(FlowKey, family) as u32,
+            tracked: key + offset_of!(FlowKey, tracked) as u32,
+            opener: offset_of!(FlowEntry, opener) as u32,
+            state: offset_of!(FlowEntry, state) as u32,
+            until: offset_of!(FlowEntry, until) as u32,
+            spare: [0; 3],
+        }
+    };
+
+    /// The connections in a set of this shape that are live at `now`. Datagrams in fragments are not worth it.
+    pub fn live<'a>(&'a self, set: &'a [u8], now: u32) -> impl Iterator<Item = FlowSeed> + 'a {
+        let entries = set.get(self.head as usize..).unwrap_or_default();
+        entries.chunks_exact((self.entry as usize).max(1)).filter_map(move |entry| self.seed(entry, now))
+    }
+
+    fn seed(&self, entry: &[u8], now: u32) -> Option<FlowSeed> {
+        let seconds = u32::from_ne_bytes(at(entry, self.until)?).checked_sub(now).filter(|left| *left > 0)?;
+        let [tracked] = at(entry, self.tracked)?;
+        let ([opener], [state]) = (at(entry, self.opener)?, at(entry, self.state)?);
+        if tracked != Tracked::Flow as u8 {
+            return None;
+        }
+        let state = FlowState::from_number(state)?;
+        let key = FlowKey {
+            remote: Addr6 { addr: at(entry, self.remote)? },
+            ifindex: u32::from_ne_bytes(at(entry, self.ifindex)?),
+            remote_port: u16::from_ne_bytes(at(entry, self.remote_port)?),
+            local_port: u16::from_ne_bytes(at(entry, self.local_port)?),
+            protocol: at::<1>(entry, self.protocol)?[0],
+            family: at::<1>(entry, self.family)?[0],
+            tracked,
+            zero: 0,
+        };
+        let opener = Opener::from_number(opener)?;
+        Some(FlowSeed { key, opener: opener as u8, state: state as u8, zero: 0, seconds })
+    }
+}
+
+fn at<const N: usize>(entry: &[u8], offset: u32) -> Option<[u8; N]> {
+    entry.get(offset as usize..)?.first_chunk().copied()
 }

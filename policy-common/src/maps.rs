@@ -5,6 +5,10 @@ use core::net::IpAddr;
 
 use bytemuck::{Pod, Zeroable};
 
+/// The layout of all maps but those of the connections. Agents of another layout fill tables of their own beside these;
+/// whoever changes a key, a value or what one means gives it a new number.
+pub const LAYOUT: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };
+
 /// A class that the compiler never hands out: addresses that no rule names, and ports that none names (with the
 /// protocols that have no ports, which only a rule without `ports` allows too).
 pub const CLASS_NONE: u32 = 0;
@@ -85,6 +89,7 @@ impl Addr6 {
 }
 
 /// What the program knows of one local pod. But for `watch`, its value never changes while a program can see it.
+#[cfg(not(feature = "next-layout"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Endpoint {
@@ -100,6 +105,18 @@ pub struct Endpoint {
     /// the other direction are looked up. That costs time: the agent sets it before policy changes, which is never wrong,
     /// and clears it when it has seen that there is none.
     pub watch: u32,
+}
+
+/// The same in the layout that tests take for the next version's.
+#[cfg(feature = "next-layout")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Endpoint {
+    pub v6: Addr6,
+    pub v4: Addr4,
+    pub watch: u32,
+    pub slot: u32,
+    pub ifindex: u32,
 }
 
 /// The policy sets of one endpoint: 0 = not isolated, else 1 + the set's first index in `ROWS`.

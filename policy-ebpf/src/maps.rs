@@ -2,7 +2,7 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use policy_common::flows::FlowSet;
+use policy_common::flows::{FlowSet, FlowShape};
 use policy_common::maps::{
     Addr4, Addr6, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT, INDEX_BLOCK,
     INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef, SourceKey, Word,
@@ -61,6 +61,10 @@ pub(crate) static FLOWS: Array<FlowSet, 16_384> = Array::new();
 /// the agents; the program has them from its settings.
 #[btf_map]
 pub(crate) static FLOW_SEED: Array<u64, 2> = Array::new();
+
+/// Where things stand in `FLOWS`, for agents of other versions.
+#[btf_map]
+pub(crate) static FLOW_SHAPE: Array<FlowShape, 1> = Array::new();
 
 /// Addresses that a pod may send from beside its own.
 #[btf_map]

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use anyhow::Context as _;
 use policy_agent::compile::Compiled;
 use policy_agent::datapath::Datapath as _;
 use policy_agent::datapath::memory::Memory;
@@ -59,6 +60,11 @@ pub fn filled_afresh(compiled: &Compiled, locals: &[LocalEndpoint]) -> anyhow::R
     Ok(tables)
 }
 
+/// The next agent's planner, which knows nothing but what the tables hold.
+pub fn adopt(tables: &Memory, compiled: &Compiled, locals: &[LocalEndpoint]) -> anyhow::Result<Planner> {
+    Planner::adopt(SMALL, tables.present(), compiled, locals).context("these tables are no planner's")
+}
+
 /// One planner and its tables, from update to update.
 #[derive(Debug)]
 pub struct Chain {
@@ -73,6 +79,8 @@ pub struct Counts {
     pub changed: u64,
     pub barriers: u64,
     pub failures: u64,
+    /// Operations of all plans.
+    pub operations: u64,
     /// Plans that do nothing but move addresses.
     pub address_plans: u64,
 }
@@ -89,8 +97,43 @@ impl Chain {
     pub fn update(
         &mut self,
         questions: &[Question],
-        mut failures: usize,
+        failures: usize,
+        plan: impl FnMut(&mut Planner) -> Result<Vec<Op>, TableFull>,
+    ) -> anyhow::Result<()> {
+        let mut left = failures;
+        let stop = |length: usize| {
+            let at = (left > 0).then(|| (length * left).div_ceil(3));
+            left = left.saturating_sub(1);
+            at
+        };
+        self.run(questions, stop, plan, |planner, _, index| {
+            planner.failed(index);
+            Ok(())
+        })
+    }
+
+    /// The same; where `stop` says so, the agent dies, and another one takes over what the tables hold.
+    pub fn update_by_mortals(
+        &mut self,
+        questions: &[Question],
+        stop: impl FnMut(usize) -> Option<usize>,
+        compiled: &Compiled,
+        locals: &[LocalEndpoint],
+    ) -> anyhow::Result<()> {
+        let take_over = |planner: &mut Planner, tables: &Memory, _| {
+            *planner = adopt(tables, compiled, locals)?;
+            Ok(())
+        };
+        self.run(questions, stop, |planner| planner.plan(compiled, locals), take_over)
+    }
+
+    /// `stop`: before which operation of a plan of this length something happens; what, says `stopped`.
+    fn run(
+        &mut self,
+        questions: &[Question],
+        mut stop: impl FnMut(usize) -> Option<usize>,
         mut plan: impl FnMut(&mut Planner) -> Result<Vec<Op>, TableFull>,
+        mut stopped: impl FnMut(&mut Planner, &Memory, usize) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let before = answers(&self.tables, questions);
         let mut history: Vec<Vec<bool>> = Vec::new();
@@ -98,11 +141,12 @@ impl Chain {
             let ops = plan(&mut self.planner)?;
             let addresses_alone = |op: &Op| matches!(op, Op::Peer { .. } | Op::Watch { .. });
             self.counts.address_plans += u64::from(!ops.is_empty() && ops.iter().all(addresses_alone));
+            self.counts.operations += ops.len() as u64;
+            let stop = stop(ops.len());
             let mut failed = None;
             for (index, op) in ops.iter().enumerate() {
-                if failures > 0 && index == (ops.len() * failures).div_ceil(3) && *op != Op::Barrier {
+                if stop == Some(index) {
                     failed = Some(index);
-                    failures -= 1;
                     self.counts.failures += 1;
                     break;
                 }
@@ -116,7 +160,7 @@ impl Chain {
                 }
             }
             match failed {
-                Some(index) => self.planner.failed(index),
+                Some(index) => stopped(&mut self.planner, &self.tables, index)?,
                 None => break self.planner.applied(),
             }
         }

@@ -53,7 +53,7 @@ fn a_pod_that_comes_after_its_policy_is_isolated_and_one_that_goes_leaves_nothin
     );
 
     let pins = |lab: &Lab| -> Result<usize> {
-        Ok(std::fs::read_dir(lab.world.node("node1")?.bpffs().join("v1/links"))?.count())
+        Ok(std::fs::read_dir(lab.world.node("node1")?.bpffs().join("links"))?.count())
     };
     let before = pins(&lab)?;
     lab.manifests.remove_pod(&late)?;
@@ -270,7 +270,7 @@ fn what_changes_while_no_agent_runs_is_enforced_by_the_next() -> Result<()> {
     lab.agent().restart()?;
     lab.sync()?;
     assert_eq!(lab.errors()?, Vec::<String>::new());
-    assert_eq!(std::fs::read_dir(lab.world.nodes()[0].bpffs().join("v1/links"))?.count(), 4);
+    assert_eq!(std::fs::read_dir(lab.world.nodes()[0].bpffs().join("links"))?.count(), 4);
     Ok(())
 }
 
@@ -497,7 +497,7 @@ fn the_way_to_attach_can_change_between_two_agents() -> Result<()> {
             lab.agents[0].sync()?;
             ensure!(our_filters(node.ns(), &web)? == filters, "{mode}: {:?}", our_filters(node.ns(), &web)?);
             // Debian's bpftool does not list tcx programs by interface: the pins tell, two for each of two pods.
-            let pins = shell(node.ns(), &format!("ls {}", node.bpffs().join("v1/links").display()))?;
+            let pins = shell(node.ns(), &format!("ls {}", node.bpffs().join("links").display()))?;
             let marks = pins.lines().filter(|pin| pin.ends_with("-filter")).count();
             let links = pins.lines().count() - marks;
             ensure!([links, marks] == if mode == "clsact" { [0, 4] } else { [4, 0] }, "{mode}: {pins}");

@@ -88,7 +88,7 @@ fn a_new_interface_is_enforced_within_milliseconds() -> Result<()> {
     const PODS: usize = 15;
     let mut lab = Lab::start(world())?;
     lab.apply("dev/deny", DENY)?;
-    let links = lab.world.node("node1")?.bpffs().join("v1/links");
+    let links = lab.world.node("node1")?.bpffs().join("links");
     let count = || -> Result<usize> { Ok(fs::read_dir(&links)?.count()) };
     let mut taken = Vec::new();
     for n in 0..PODS {

@@ -1,6 +1,7 @@
 //! The pipeline from end to end: compile, plan, apply, attach.
 
 pub(super) mod standing;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -19,7 +20,6 @@ use super::{FAILED_RETRY, WAITING_RETRY};
 use crate::compile::{Compiled, Compiler, Delta, Scope};
 use crate::config::{Fallback, RunOptions};
 use crate::datapath::bpf::{BpfDatapath, Totals};
-use crate::datapath::carry_out;
 use crate::endpoints::{self, Cache, Scan, scan};
 use crate::metrics::Metrics;
 use crate::model::{Changes, ObjectName};
@@ -43,6 +43,7 @@ pub(super) struct Core {
     /// The last look at the interfaces succeeded.
     looked: bool,
     compiler: Compiler,
+    capacity: Capacity,
     planner: Planner,
     datapath: BpfDatapath,
     places: Places,
@@ -54,6 +55,8 @@ pub(super) struct Core {
     errors: Errors,
     status: Status,
     settled: bool,
+    /// What an agent before this one left in the tables has been looked at.
+    taken_over: bool,
     /// Looks in a row that changed nothing.
     unchanged: u32,
     metrics: Metrics,
@@ -87,6 +90,7 @@ impl Core {
             scan: Scan::default(),
             looked: false,
             compiler: Compiler::default(),
+            capacity,
             planner: Planner::new(capacity),
             programs: datapath.program_ids()?,
             datapath,
@@ -98,6 +102,7 @@ impl Core {
             errors: Errors::default(),
             status: Status::default(),
             settled: false,
+            taken_over: false,
             unchanged: 0,
             metrics,
             seen: BTreeMap::new(),
@@ -328,35 +333,6 @@ impl Core {
                 })
             })
             .collect();
-    }
-
-    /// Writes the tables; returns how many writes that took.
-    fn enforce(&mut self, delta: &Delta) -> usize {
-        self.errors.tables.clear();
-        let started = Instant::now();
-        let ops = match self.planner.plan_changes(self.compiler.compiled(), delta, &self.locals) {
-            Ok(ops) if ops.is_empty() => {
-                self.planner.applied();
-                return 0;
-            }
-            Ok(ops) => ops,
-            Err(full) => {
-                self.errors.tables.push(full.to_string());
-                return 0;
-            }
-        };
-        self.metrics.planned(started.elapsed());
-        let started = Instant::now();
-        let (applied, result) = carry_out(&mut self.planner, &mut self.datapath, &ops);
-        self.metrics.applied(&ops, applied, started.elapsed());
-        match result {
-            Ok(()) => {
-                self.planner.applied();
-                self.connections.changed();
-            }
-            Err(error) => self.errors.tables.push(error.to_string()),
-        }
-        applied
     }
 
     /// Hangs the programs on every endpoint's interface; returns on how many they were not before.

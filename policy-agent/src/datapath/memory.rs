@@ -13,10 +13,11 @@ use policy_common::maps::{
 };
 
 use super::{Datapath, WriteError};
-use crate::plan::{Capacity, Op};
+use crate::plan::{Capacity, Op, Present};
 
 #[derive(Debug)]
 pub struct Memory {
+    capacity: Capacity,
     words: Vec<u64>,
     rows: Vec<u32>,
     ports: Vec<u32>,
@@ -42,6 +43,7 @@ const FLOW_SEED: u64 = 0;
 impl Memory {
     pub fn new(capacity: &Capacity) -> Self {
         Self {
+            capacity: *capacity,
             words: vec![0; capacity.words as usize],
             rows: vec![0; capacity.rows as usize],
             ports: vec![CLASS_NONE; (PORT_PROTOCOLS * PORTS_PER_PROTOCOL) as usize],
@@ -62,6 +64,24 @@ impl Memory {
     /// The operation after the next `operations` fails, once.
     pub fn fail_after(&mut self, operations: usize) {
         self.fail_after = Some(operations);
+    }
+
+    /// What an agent finds that did not fill them.
+    pub fn present(&self) -> Present {
+        let used = self.slots.values().filter_map(|slot| Some((*slot, *self.endpoints.get(slot)?)));
+        Present {
+            words: self.words.clone(),
+            rows: self.rows.clone(),
+            ports: self.ports.clone(),
+            sets: (0..self.capacity.endpoints)
+                .map(|slot| self.sets.get(&slot).copied().unwrap_or_default())
+                .collect(),
+            peers: self.peers.iter().map(|(address, class)| (*address, *class)).collect(),
+            cidrs: self.cidrs.iter().map(|(net, class)| (*net, *class)).collect(),
+            slots: self.slots.iter().map(|(ifindex, slot)| (*ifindex, *slot)).collect(),
+            endpoints: used.collect(),
+            sources: self.sources.clone(),
+        }
     }
 
     pub fn forget_flows(&self) {

@@ -17,12 +17,14 @@
 //! Pure: no clock, no kernel. A plan that does not fit changes nothing ([`TableFull`]); one that failed half-way leaves
 //! the shadow saying exactly what the tables hold, and the next plan, which compares everything, repairs the rest.
 
+mod adopt;
 mod classes;
 mod endpoints;
 mod known;
 mod names;
 mod op;
 mod ports;
+mod present;
 mod quick;
 mod ranges;
 mod sets;
@@ -35,6 +37,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use op::{Capacity, Op, TableFull};
+pub use present::Present;
 
 use crate::compile::{Compiled, Delta};
 use crate::model::ObjectName;
@@ -191,7 +194,9 @@ impl Planner {
             return Err(full);
         }
         self.pending = Delta { to: pending.to, ..Delta::default() };
-        Ok(self.shadow.take_plan())
+        let plan = self.shadow.take_plan();
+        // A barrier keeps apart what comes before and after it.
+        Ok(if plan.iter().all(|op| *op == Op::Barrier) { Vec::new() } else { plan })
     }
 
     fn plan_whole(&mut self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {

@@ -23,8 +23,14 @@ impl<T: Eq + Hash> Names<T> {
         if let Some(number) = self.numbers.get(content) {
             return *number;
         }
+        let number = self.unwanted();
+        self.numbers.insert(Arc::clone(content), number);
+        number
+    }
+
+    /// A number that no content has.
+    const fn unwanted(&mut self) -> u64 {
         self.next += 1;
-        self.numbers.insert(Arc::clone(content), self.next);
         self.next
     }
 }
@@ -36,6 +42,13 @@ pub(super) struct SignatureKey {
     named: Box<[u64]>,
 }
 
+impl SignatureKey {
+    /// The name of a class whose signature nobody knows any more.
+    pub(super) fn unwanted(contents: &mut Contents) -> Self {
+        Self { groups: [contents.groups.unwanted()].into(), named: Box::default() }
+    }
+}
+
 pub(super) type PortSetNumber = u64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +57,14 @@ pub(super) struct RuleKey {
     everything: bool,
     set: Option<PortSetNumber>,
     named: BTreeSet<(Protocol, String)>,
+}
+
+impl RuleKey {
+    /// A rule that nobody knows any more.
+    pub(super) fn unwanted(contents: &mut Contents) -> Self {
+        let peers = Some(contents.groups.unwanted());
+        Self { peers, everything: false, set: None, named: BTreeSet::new() }
+    }
 }
 
 pub(super) type SetKey = BTreeSet<RuleKey>;
@@ -84,6 +105,15 @@ impl Contents {
         named.extend(compiled.named.iter().skip(from).map(|n| names.number(n)));
         let (from, names) = (port_sets.len(), &mut self.port_sets);
         port_sets.extend(compiled.port_sets.iter().skip(from).map(|s| names.number(s)));
+    }
+
+    pub(super) fn port_set(&mut self, content: &Arc<PortSet>) -> PortSetNumber {
+        self.port_sets.number(content)
+    }
+
+    /// A number that no port set has.
+    pub(super) const fn unwanted(&mut self) -> PortSetNumber {
+        self.port_sets.unwanted()
     }
 
     pub(super) fn port_sets(&self) -> impl Iterator<Item = (PortSetNumber, &PortSet)> {

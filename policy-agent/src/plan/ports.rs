@@ -99,7 +99,10 @@ impl Planner {
         self.layout.contents.retain(&wanted.known.numbers, &used);
     }
 
-    fn partition(&self, include: impl Fn(PortSetNumber) -> bool) -> Vec<(PortInterval, BTreeSet<u64>)> {
+    pub(super) fn partition(
+        &self,
+        include: impl Fn(PortSetNumber) -> bool,
+    ) -> Vec<(PortInterval, BTreeSet<PortSetNumber>)> {
         let mut sets: Vec<(PortSetNumber, &PortSet)> =
             self.layout.contents.port_sets().filter(|(number, _)| include(*number)).collect();
         sets.sort_unstable_by_key(|(number, _)| *number);

@@ -7,13 +7,14 @@ use ipnet::IpNet;
 use policy_common::maps::{CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets};
 
 use super::op::{Capacity, Op};
+use super::present::Present;
 use crate::model::{AddressMap, Protocol};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Shadow {
     words: Vec<u64>,
     rows: Vec<u32>,
-    ports: Vec<u32>,
+    pub(super) ports: Vec<u32>,
     pub(super) peers: AddressMap<u32>,
     pub(super) cidrs: BTreeMap<IpNet, u32>,
     /// How many addresses and prefixes have each class.
@@ -43,16 +44,7 @@ impl Shadow {
             words: vec![0; capacity.words as usize],
             rows: vec![0; capacity.rows as usize],
             ports: vec![CLASS_NONE; (PORT_PROTOCOLS * PORTS_PER_PROTOCOL) as usize],
-            peers: AddressMap::default(),
-            cidrs: BTreeMap::new(),
-            users: HashMap::new(),
-            endpoints: HashMap::new(),
-            sets: HashMap::new(),
-            slots: BTreeMap::new(),
-            watched: BTreeSet::new(),
-            sources: BTreeSet::new(),
-            ops: Vec::new(),
-            undo: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -132,6 +124,11 @@ impl Shadow {
         self.undo.clear();
     }
 
+    /// Those of some address or prefix, but for the one of addresses that nobody names.
+    pub(super) fn classes_in_use(&self) -> impl Iterator<Item = u32> {
+        self.users.keys().copied().filter(|class| *class != CLASS_NONE)
+    }
+
     /// Whether any address can have the class.
     pub(super) fn is_class_used(&self, class: u32) -> bool {
         class == CLASS_NONE || self.users.contains_key(&class)
@@ -199,6 +196,35 @@ impl Shadow {
             Op::Slot { ifindex, slot } => Op::Slot { ifindex, slot: replace(&mut self.slots, ifindex, slot) },
             Op::Barrier => return Undo::Nothing,
         })
+    }
+}
+
+impl From<Present> for Shadow {
+    fn from(present: Present) -> Self {
+        let mut shadow = Self {
+            words: present.words,
+            rows: present.rows,
+            ports: present.ports,
+            sets: (0_u32..).zip(present.sets).collect(),
+            slots: present.slots,
+            sources: present.sources,
+            ..Self::default()
+        };
+        for (address, class) in present.peers {
+            let old = shadow.peers.insert(address, class);
+            shadow.count(old, Some(class));
+        }
+        for (net, class) in present.cidrs {
+            let old = shadow.cidrs.insert(net, class);
+            shadow.count(old, Some(class));
+        }
+        for (slot, endpoint) in present.endpoints {
+            if endpoint.watch != 0 {
+                shadow.watched.insert(slot);
+            }
+            shadow.endpoints.insert(slot, Endpoint { watch: 1, ..endpoint });
+        }
+        shadow
     }
 }
 

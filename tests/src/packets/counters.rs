@@ -27,7 +27,7 @@ pub struct Counters(PerCpuArray<MapData, [u64; 2]>);
 impl Counters {
     /// Those of the agent that runs on `node`.
     pub fn of(node: &Node) -> Result<Self> {
-        let path = node.bpffs().join("v1/flows/COUNTS");
+        let path = node.bpffs().join("v1/kept/COUNTS");
         let data = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
         Ok(Self(Map::PerCpuArray(data).try_into()?))
     }

@@ -1,15 +1,16 @@
 //! Operations as map updates. Values go through `bytemuck` as bytes: aya's own trait would need `unsafe`.
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use bytemuck::bytes_of;
 use ipnet::IpNet;
-use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowSet};
+use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowSet, FlowShape};
 use policy_common::maps::{
     Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, INDEX_BLOCK,
     INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, Sets, Settings, SlotRef, SourceKey,
@@ -18,35 +19,36 @@ use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
 
 use super::BpfError;
+use super::batch::read_array;
 use super::index4::{self, Index4};
-use crate::plan::Op;
+use super::pins::failed;
+use crate::plan::{Op, Present};
 use crate::ready::readiness;
 
 const ENDPOINT: usize = size_of::<Endpoint>();
 const SETTINGS: usize = size_of::<Settings>();
-const FLOW_SET: usize = size_of::<FlowSet>();
 type SourceBytes = [u8; size_of::<SourceKey>()];
 /// include/uapi/linux/bpf.h: the kernel copies the value under its lock.
-const BPF_F_LOCK: u64 = 4;
+pub(super) const BPF_F_LOCK: u64 = 4;
 
 pub(super) struct Maps {
     slots: Array<MapData, [u8; 4]>,
-    slots_high: HashMap<MapData, u32, [u8; 4]>,
-    endpoints: Array<MapData, [u8; ENDPOINT]>,
+    pub(super) slots_high: HashMap<MapData, u32, [u8; 4]>,
+    pub(super) endpoints: Array<MapData, [u8; ENDPOINT]>,
     sets: Array<MapData, [u8; 8]>,
-    peers4: HashMap<MapData, [u8; 4], [u8; 4]>,
-    peers6: HashMap<MapData, [u8; 16], [u8; 4]>,
-    cidrs4: LpmTrie<MapData, [u8; 4], [u8; 4]>,
-    cidrs6: LpmTrie<MapData, [u8; 16], [u8; 4]>,
+    pub(super) peers4: HashMap<MapData, [u8; 4], [u8; 4]>,
+    pub(super) peers6: HashMap<MapData, [u8; 16], [u8; 4]>,
+    pub(super) cidrs4: LpmTrie<MapData, [u8; 4], [u8; 4]>,
+    pub(super) cidrs6: LpmTrie<MapData, [u8; 16], [u8; 4]>,
     ports: Array<MapData, [u8; 4]>,
     rows: Array<MapData, [u8; 4]>,
     bits: Array<MapData, u64>,
     index4: Array<MapData, [u8; 4]>,
     /// What `index4` holds.
     index: Index4,
-    sources: LpmTrie<MapData, SourceBytes, [u8; 4]>,
-    flows: Array<MapData, [u8; FLOW_SET]>,
+    pub(super) sources: LpmTrie<MapData, SourceBytes, [u8; 4]>,
     flow_seed: Array<MapData, u64>,
+    flow_shape: Array<MapData, [u8; size_of::<FlowShape>()]>,
     settings: Array<MapData, [u8; SETTINGS]>,
     counts: PerCpuArray<MapData, [u8; 16]>,
     events: Option<RingBuf<MapData>>,
@@ -54,7 +56,7 @@ pub(super) struct Maps {
 
 fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
 where
-    T: TryFrom<aya::maps::Map, Error = MapError>,
+    T: TryFrom<Map, Error = MapError>,
 {
     Ok(T::try_from(ebpf.take_map(name).ok_or(BpfError::Missing(name))?)?)
 }
@@ -78,8 +80,8 @@ impl Maps {
             rows: take(ebpf, "ROWS")?,
             bits: take(ebpf, "BITS")?,
             sources: take(ebpf, "SOURCES")?,
-            flows: take(ebpf, "FLOWS")?,
             flow_seed: take(ebpf, "FLOW_SEED")?,
+            flow_shape: take(ebpf, "FLOW_SHAPE")?,
             settings: take(ebpf, "SETTINGS")?,
             counts: take(ebpf, "COUNTS")?,
             events: Some(take(ebpf, "EVENTS")?),
@@ -117,23 +119,51 @@ impl Maps {
         Ok(measured)
     }
 
-    /// Every flow that is live at `now`, each set read under its lock.
-    pub(super) fn flows(&self, sets: u32, now: u32) -> Result<Vec<FlowEntry>, BpfError> {
-        let mut found = Vec::new();
-        for index in 0..sets {
-            let set = self.flows.get(&index, BPF_F_LOCK)?;
-            let (_lock, entries) = set.split_at(FLOW_SET_HEAD);
-            for bytes in entries.chunks_exact(size_of::<FlowEntry>()) {
-                // An entry of another version's layout is none of ours.
-                let Ok(entry) = bytemuck::checked::try_pod_read_unaligned::<FlowEntry>(bytes) else {
-                    continue;
-                };
-                if entry.is_live(now) {
-                    found.push(entry);
-                }
+    /// Every flow that is live at `now`, each set read under its lock. `table`: the pin of the flow table, which may have
+    /// another size than this agent would give it.
+    pub(super) fn flows(&self, table: &Path, now: u32) -> Result<Vec<FlowEntry>, BpfError> {
+        let map = MapData::from_pin(table)?;
+        let sets = map.info()?.max_entries();
+        let bytes = read_array(map.fd().as_fd(), size_of::<FlowSet>(), sets, BPF_F_LOCK)
+            .map_err(|e| failed("reading", table, &e))?;
+        let entries = bytes
+            .chunks_exact(size_of::<FlowSet>())
+            .filter_map(|set| set.get(FLOW_SET_HEAD..))
+            .flat_map(|entries| entries.chunks_exact(size_of::<FlowEntry>()));
+        let read = |bytes| bytemuck::checked::try_pod_read_unaligned::<FlowEntry>(bytes).ok();
+        Ok(entries.filter_map(read).filter(|entry| entry.is_live(now)).collect())
+    }
+
+    /// Tells agents of other versions how the flow table is to be read; and a new table counts time as those beside it
+    /// do, so that what is carried over lives as long as it would have.
+    pub(super) fn inherit(&mut self, others: &[PathBuf]) -> Result<(), BpfError> {
+        self.flow_shape.set(0, bytemuck::cast::<_, [u8; size_of::<FlowShape>()]>(FlowShape::OWN), 0)?;
+        for other in others {
+            if self.flow_seed.get(&1, 0)? != 0 {
+                break;
+            }
+            let seed = Map::Array(MapData::from_pin(other.join("FLOW_SEED"))?);
+            let seed: Array<MapData, u64> = seed.try_into()?;
+            self.flow_seed.set(1, seed.get(&1, 0)?, 0)?;
+        }
+        Ok(())
+    }
+
+    /// The index is no table that is taken over: it follows from those that are.
+    pub(super) fn fill_index(&mut self, present: &Present) -> Result<(), BpfError> {
+        for (net, class) in &present.cidrs {
+            if let IpNet::V4(net) = net {
+                let writes = self.index.set_prefix(*net, Some(*class));
+                self.write_index(writes)?;
             }
         }
-        Ok(found)
+        for (address, class) in &present.peers {
+            if let IpAddr::V4(v4) = address {
+                let writes = self.index.set_exact(*v4, Some(*class));
+                self.write_index(writes)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn write(&mut self, op: &Op) -> Result<(), MapError> {

@@ -1,12 +1,15 @@
 //! The datapath in the kernel: the loaded object, its maps, its pins and the interfaces that it hangs on.
 //!
-//! Below the agent's bpffs folder: `v1/flows` (connection tracking and counters, kept from one agent to the next),
-//! `v1/maps` and `v1/programs` (those of the running agent) and `v1/links` (one for each interface and direction).
-//! A starting agent fills maps of its own in `v1/next` while the old ones go on enforcing, moves the links one by one,
-//! and then takes the old ones' place.
+//! A *generation* is a set of tables with the programs that read them. A starting agent takes over the tables of the
+//! one before, under programs of its own; where it cannot (another layout, other sizes, an agent that died between two
+//! generations), and where tables must grow, it fills a generation of its own while the old one goes on enforcing, and
+//! moves the links one by one. Connections and counters belong to no generation (`pins.rs`).
 
 mod attach;
+mod batch;
+mod carry;
 mod clock;
+mod contents;
 mod index4;
 mod maps;
 mod pins;
@@ -27,7 +30,8 @@ pub use maps::{EventStream, Totals};
 pub use pins::uninstall;
 
 use super::{Datapath, WriteError};
-use crate::plan::{Capacity, Op};
+use crate::plan::{Capacity, Op, Present};
+use carry::Former;
 use maps::Maps;
 use pins::Pins;
 
@@ -54,6 +58,8 @@ pub enum BpfError {
     Map(#[from] aya::maps::MapError),
     #[error("{action} {path}: {cause}")]
     Pin { action: &'static str, path: PathBuf, cause: String },
+    #[error("another agent runs with --bpffs {0}: each needs a folder of its own")]
+    InUse(PathBuf),
     #[error("interface {name} (index {ifindex}): {cause}")]
     Attach { name: String, ifindex: u32, cause: String },
     #[error(
@@ -64,13 +70,19 @@ pub enum BpfError {
 }
 
 pub struct BpfDatapath {
-    ebpf: Ebpf,
-    maps: Maps,
+    generation: Generation,
     pins: Pins,
     mode: AttachMode,
-    /// Of the flow table, which may be a former agent's.
-    flow_sets: u32,
     attached: BTreeMap<u32, Attached>,
+    /// Connections that an agent with another layout of the flow table has left.
+    former: Option<Former>,
+}
+
+struct Generation {
+    ebpf: Ebpf,
+    maps: Maps,
+    /// Its tables are those of the agent before, and what they hold has not been looked at yet.
+    is_adopted: bool,
 }
 
 impl std::fmt::Debug for BpfDatapath {
@@ -93,20 +105,51 @@ impl BpfDatapath {
         mode: AttachMode,
     ) -> Result<Self, BpfError> {
         let pins = Pins::open(bpffs)?;
-        let mut ebpf = load_object(object, capacity, &pins)?;
-        pins.pin_next(&mut ebpf)?;
-        let maps = Maps::take(&mut ebpf)?;
-        let flow_sets = MapInfo::from_pin(pins.kept("FLOWS"))?.max_entries();
-        let mut datapath = Self { ebpf, maps, pins, mode, flow_sets, attached: BTreeMap::new() };
-        let (flow_seed, flow_mask) = datapath.maps.flow_table(flow_sets)?;
-        let Self { maps, ebpf, .. } = &mut datapath;
-        let ticks_per_second =
-            maps.ticks_per_second(|| clock::ticks_per_second(program(ebpf, "read_clock")?))?;
-        let settings =
-            Settings { ticks_per_second, events_per_tick: EVENTS_PER_TICK, flow_mask, zero: 0, flow_seed };
-        datapath.maps.set_settings(settings)?;
-        datapath.attached = attach::adopt(&datapath.pins)?;
+        let is_adopted = pins.can_be_adopted(&sizes(capacity));
+        let has_flows = pins.flows("FLOWS").exists();
+        let generation = Generation::load(object, capacity, &pins, is_adopted)?;
+        let attached = attach::adopt(&pins)?;
+        let mut datapath = Self { generation, pins, mode, attached, former: None };
+        if !has_flows {
+            datapath.former = Former::find(&datapath.pins)?;
+            datapath.carry(None)?;
+        }
         Ok(datapath)
+    }
+
+    /// What the tables hold that were taken over from an agent before this one; `None` where it fills its own.
+    pub fn present(&mut self) -> Result<Option<Present>, BpfError> {
+        if !self.generation.is_adopted {
+            return Ok(None);
+        }
+        let present = self.generation.maps.present(&self.pins)?;
+        self.generation.maps.fill_index(&present)?;
+        Ok(Some(present))
+    }
+
+    /// Moves the interfaces that are known to adopted tables to this agent's programs: from here on only these may read
+    /// them, and they may change.
+    pub fn take_over(&mut self, present: &BTreeMap<u32, u32>) -> Result<(), BpfError> {
+        let known: Vec<(u32, String)> = self
+            .attached
+            .iter()
+            .filter(|(ifindex, _)| present.contains_key(ifindex))
+            .map(|(ifindex, attached)| (*ifindex, attached.name.clone()))
+            .collect();
+        known.into_iter().try_for_each(|(ifindex, name)| self.attach(ifindex, &name))?;
+        self.generation.is_adopted = false;
+        Ok(())
+    }
+
+    /// Begins a generation with tables of these sizes, empty. The one before stays in force on every interface until
+    /// `attach` moves it. After an error nothing has changed.
+    pub fn renew(&mut self, capacity: &Capacity) -> Result<(), BpfError> {
+        self.pins.begin()?;
+        self.generation = Generation::load(OBJECT, capacity, &self.pins, false)?;
+        for attached in self.attached.values_mut() {
+            attached.current = false;
+        }
+        Ok(())
     }
 
     /// Interfaces that carry our programs, old ones of a former agent included.
@@ -121,11 +164,20 @@ impl BpfDatapath {
             return Ok(());
         }
         for hook in Hook::BOTH {
-            let program = program(&mut self.ebpf, hook.program())?;
+            let program = self.generation.program(hook.program())?;
             attach::attach(program, &self.pins, self.mode, hook, ifindex, name)?;
         }
         self.attached.insert(ifindex, Attached { name: name.to_owned(), current: true });
-        Ok(())
+        // What was opened since the first look.
+        self.carry(Some(ifindex))
+    }
+
+    /// Writes the former layout's connections into the flow table, of all interfaces or of one.
+    fn carry(&mut self, ifindex: Option<u32>) -> Result<(), BpfError> {
+        let Some(former) = &self.former else { return Ok(()) };
+        let now = clock::run(self.generation.program("read_seconds")?, &[0; 14])?;
+        let seeds = former.live(now, ifindex)?;
+        seeds.iter().try_for_each(|seed| self.seed(seed).map(drop))
     }
 
     /// What hangs on an interface may have gone with one that had its name and index before: the next `attach` looks.
@@ -139,7 +191,7 @@ impl BpfDatapath {
     pub fn verify(&mut self, ifindex: u32) -> Result<bool, BpfError> {
         let Some(Attached { name, .. }) = self.attached.get(&ifindex).cloned() else { return Ok(false) };
         for hook in Hook::BOTH {
-            let program = program(&mut self.ebpf, hook.program())?;
+            let program = self.generation.program(hook.program())?;
             if !present::is_present(program, &self.pins, hook, ifindex, &name)? {
                 self.doubt(ifindex);
                 return Ok(false);
@@ -157,19 +209,20 @@ impl BpfDatapath {
 
     /// Every interface that should has moved: the former agent's maps and programs go.
     pub fn settle(&mut self) -> Result<(), BpfError> {
+        self.former = None;
         self.pins.settle()
     }
 
     pub fn events(&mut self) -> Result<EventStream, BpfError> {
-        self.maps.events()
+        self.generation.maps.events()
     }
 
     /// Passes on what an object built with `--debug-log` says; nothing to do for any other.
     pub fn follow_debug_log(&mut self) {
-        if self.ebpf.map("AYA_LOGS").is_none() {
+        if self.generation.ebpf.map("AYA_LOGS").is_none() {
             return;
         }
-        match aya_log::EbpfLogger::init(&mut self.ebpf) {
+        match aya_log::EbpfLogger::init(&mut self.generation.ebpf) {
             Ok(logger) => {
                 tokio::spawn(pass_on(logger));
             }
@@ -178,13 +231,13 @@ impl BpfDatapath {
     }
 
     pub fn totals(&self) -> Result<Totals, BpfError> {
-        self.maps.totals()
+        self.generation.maps.totals()
     }
 
     /// The live flows of all endpoints.
     pub fn flows(&mut self) -> Result<(Vec<FlowEntry>, u32), BpfError> {
-        let now = clock::run(program(&mut self.ebpf, "read_seconds")?, &[0; 14])?;
-        Ok((self.maps.flows(self.flow_sets, now)?, now))
+        let now = clock::run(self.generation.program("read_seconds")?, &[0; 14])?;
+        Ok((self.generation.maps.flows(&self.pins.flows("FLOWS"), now)?, now))
     }
 
     /// Writes a flow into the table that began before anybody looked; returns whether it was new to it.
@@ -193,27 +246,54 @@ impl BpfDatapath {
         let mut frame = [0; 14 + size_of::<FlowSeed>()];
         frame[12..14].copy_from_slice(&LOCAL_EXPERIMENTAL.to_be_bytes());
         frame[14..].copy_from_slice(bytemuck::bytes_of(seed));
-        Ok(clock::run(program(&mut self.ebpf, "seed_flow")?, &frame)? == 1)
+        Ok(clock::run(self.generation.program("seed_flow")?, &frame)? == 1)
     }
 
     /// The kernel's numbers of the programs that hang on interfaces.
     pub fn program_ids(&mut self) -> Result<BTreeSet<u32>, BpfError> {
-        let ids = Hook::BOTH.map(|hook| Ok(program(&mut self.ebpf, hook.program())?.info()?.id()));
+        let ids = Hook::BOTH.map(|hook| Ok(self.generation.program(hook.program())?.info()?.id()));
         ids.into_iter().collect()
     }
 
     pub fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+        &mut self.generation.ebpf
     }
 
     pub fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BpfError> {
+        self.generation.program(name)
+    }
+}
+
+impl Generation {
+    fn load(object: &[u8], capacity: &Capacity, pins: &Pins, is_adopted: bool) -> Result<Self, BpfError> {
+        pins.begin()?;
+        let mut ebpf = load_object(object, capacity, pins, is_adopted)?;
+        pins.pin_next(&mut ebpf)?;
+        let maps = Maps::take(&mut ebpf)?;
+        let mut generation = Self { ebpf, maps, is_adopted };
+        let flow_sets = MapInfo::from_pin(pins.flows("FLOWS"))?.max_entries();
+        generation.maps.inherit(&pins.other_flows()?)?;
+        let (flow_seed, flow_mask) = generation.maps.flow_table(flow_sets)?;
+        let Self { maps, ebpf, .. } = &mut generation;
+        let ticks_per_second =
+            maps.ticks_per_second(|| clock::ticks_per_second(program(ebpf, "read_clock")?))?;
+        let settings =
+            Settings { ticks_per_second, events_per_tick: EVENTS_PER_TICK, flow_mask, zero: 0, flow_seed };
+        generation.maps.set_settings(settings)?;
+        Ok(generation)
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BpfError> {
         program(&mut self.ebpf, name)
     }
 }
 
 impl Datapath for BpfDatapath {
     fn apply(&mut self, op: &Op) -> Result<(), WriteError> {
-        self.maps.write(op).map_err(|error| WriteError { op: op.clone(), cause: error.to_string() })
+        self.generation
+            .maps
+            .write(op)
+            .map_err(|error| WriteError { op: op.clone(), cause: error.to_string() })
     }
 }
 
@@ -225,13 +305,9 @@ async fn pass_on<T: log::Log>(mut logger: aya_log::EbpfLogger<T>) {
     }
 }
 
-/// Loads the object; connection tracking and counters of a former agent are used again.
-fn load_object(object: &[u8], capacity: &Capacity, pins: &Pins) -> Result<Ebpf, BpfError> {
-    if object.is_empty() {
-        return Err(BpfError::NoObject);
-    }
-    let mut loader = EbpfLoader::new();
-    for (name, entries) in [
+/// The tables whose sizes are chosen.
+const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 10] {
+    [
         ("BITS", capacity.words),
         ("ROWS", capacity.rows),
         ("ENDPOINTS", capacity.endpoints),
@@ -242,11 +318,25 @@ fn load_object(object: &[u8], capacity: &Capacity, pins: &Pins) -> Result<Ebpf, 
         ("CIDRS6", capacity.cidrs),
         ("SOURCES", capacity.sources),
         ("FLOWS", capacity.flow_sets),
-    ] {
+    ]
+}
+
+/// Loads the object; connections and counters of a former agent are used again, and its tables where they are adopted.
+fn load_object(object: &[u8], capacity: &Capacity, pins: &Pins, is_adopted: bool) -> Result<Ebpf, BpfError> {
+    if object.is_empty() {
+        return Err(BpfError::NoObject);
+    }
+    let mut loader = EbpfLoader::new();
+    for (name, entries) in sizes(capacity) {
         loader.map_max_entries(name, entries);
     }
-    for name in pins::KEPT {
-        loader.map_pin_path(name, pins.kept(name));
+    for (name, path) in pins.kept() {
+        loader.map_pin_path(name, path);
+    }
+    if is_adopted {
+        for name in pins::TABLES {
+            loader.map_pin_path(name, pins.table(name));
+        }
     }
     let mut ebpf = loader.load(object)?;
     for (_, program) in ebpf.programs_mut() {

@@ -1,18 +1,44 @@
 //! What lies in bpffs.
+//!
+//! - `links/`: one pin for each interface and direction. Agents of all versions know it.
+//! - `flows-vN/`: the connections, and what shape an entry of theirs has, for agents of other versions.
+//! - `vN/maps`, `vN/programs`: the tables and programs of the running agent; `vN/kept`: counters and events.
+//! - `vN/next/...`: maps and programs of an agent that has not settled yet.
+//!
+//! N is the layout of what is below (`LAYOUT`, `FLOW_LAYOUT`): another version's lie beside these.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
+use aya::maps::MapInfo;
+use nix::fcntl::{Flock, FlockArg};
+use policy_common::flows::FLOW_LAYOUT;
+use policy_common::maps::LAYOUT;
 
 use super::attach::{self, Hook};
 use super::{BpfError, program};
 
-/// Kept from one agent to the next.
-pub(super) const KEPT: [&str; 3] = ["FLOWS", "FLOW_SEED", "COUNTS"];
-/// The layout of the maps: another layout lives beside this one.
-const VERSION: &str = "v1";
+/// Tables that an agent fills, and that the next one takes over.
+pub(super) const TABLES: [&str; 12] = [
+    "SLOTS",
+    "SLOTS_HIGH",
+    "ENDPOINTS",
+    "SETS",
+    "PEERS4",
+    "PEERS6",
+    "CIDRS4",
+    "CIDRS6",
+    "PORTS",
+    "ROWS",
+    "BITS",
+    "SOURCES",
+];
+/// Kept from one agent of this layout to the next, and from one generation of tables to the next.
+const KEPT: [&str; 2] = ["COUNTS", "EVENTS"];
+/// The connections, kept from one agent to the next.
+pub(super) const FLOWS: [&str; 3] = ["FLOWS", "FLOW_SEED", "FLOW_SHAPE"];
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const BPFFS: &str = "/sys/fs/bpf";
@@ -20,63 +46,138 @@ const BPFFS: &str = "/sys/fs/bpf";
 #[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
+    /// Nobody else works below the folder.
+    _alone: Option<Flock<File>>,
 }
 
 impl Pins {
     pub(super) fn open(bpffs: &Path) -> Result<Self, BpfError> {
         ensure_bpffs(bpffs)?;
-        let pins = Self { root: bpffs.join(VERSION) };
-        for folder in ["flows", "links"] {
-            create(&pins.root.join(folder))?;
-        }
-        // What an agent left that died while it was starting: nothing runs on it yet but perhaps a moved link, which
-        // holds its program by itself.
-        remove_tree(&pins.root.join("next"))?;
-        for folder in ["next/maps", "next/programs"] {
-            create(&pins.root.join(folder))?;
+        let alone = lock(bpffs)?;
+        let pins = Self { root: bpffs.to_owned(), _alone: Some(alone) };
+        for folder in [pins.links_folder(), pins.flows_folder(), pins.version().join("kept")] {
+            create(&folder)?;
         }
         Ok(pins)
     }
 
-    pub(super) fn kept(&self, map: &str) -> PathBuf {
-        self.root.join("flows").join(map)
+    /// Makes room for a generation of maps and programs beside those that are in force.
+    ///
+    /// What lies there is of an agent that died while it was starting, or of a generation that was given up: what still
+    /// runs on it, moved links, holds it by itself.
+    pub(super) fn begin(&self) -> Result<(), BpfError> {
+        remove_tree(&self.version().join("next"))?;
+        create(&self.version().join("next/maps"))?;
+        create(&self.version().join("next/programs"))
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("v{LAYOUT}"))
+    }
+
+    fn links_folder(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    fn flows_folder(&self) -> PathBuf {
+        self.root.join(format!("flows-v{FLOW_LAYOUT}"))
+    }
+
+    /// Where a map is found, or pinned, that is older than a generation of tables.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        let (flows, kept) = (self.flows_folder(), self.version().join("kept"));
+        let flows = FLOWS.into_iter().map(move |name| (name, flows.join(name)));
+        flows.chain(KEPT.into_iter().map(move |name| (name, kept.join(name))))
+    }
+
+    pub(super) fn flows(&self, name: &str) -> PathBuf {
+        self.flows_folder().join(name)
+    }
+
+    /// The flow tables of other layouts.
+    pub(super) fn other_flows(&self) -> Result<Vec<PathBuf>, BpfError> {
+        let own = self.flows_folder();
+        Ok(list(&self.root)?.into_iter().filter(|path| begins(path, "flows-v") && *path != own).collect())
+    }
+
+    /// A table of the agent that was in force before.
+    pub(super) fn table(&self, name: &str) -> PathBuf {
+        self.version().join("maps").join(name)
+    }
+
+    /// Whether the tables that lie there are all that programs run on, and have these sizes. They are not where an agent died while it
+    /// moved interfaces to tables of its own.
+    pub(super) fn can_be_adopted(&self, entries: &[(&str, u32)]) -> bool {
+        let next = self.version().join("next/maps");
+        let id = |path: &Path| MapInfo::from_pin(path).map(|info| info.id()).ok();
+        let is_the_only = |name: &&str| {
+            let (table, begun) = (self.table(name), next.join(name));
+            id(&table).is_some() && (!next.exists() || id(&table) == id(&begun))
+        };
+        let fits = |(name, entries): &(&str, u32)| {
+            MapInfo::from_pin(self.table(name)).is_ok_and(|info| info.max_entries() == *entries)
+        };
+        TABLES.iter().all(is_the_only) && entries.iter().filter(|(name, _)| TABLES.contains(name)).all(fits)
     }
 
     pub(super) fn link(&self, hook: Hook, ifindex: u32) -> PathBuf {
-        self.root.join("links").join(format!("{ifindex}-{}", hook.program()))
+        self.links_folder().join(format!("{ifindex}-{}", hook.program()))
     }
 
     pub(super) fn links(&self) -> Result<Vec<PathBuf>, BpfError> {
-        list(&self.root.join("links"))
+        list(&self.links_folder())
     }
 
-    /// Pins this agent's maps and programs beside those of the one before.
+    /// Pins a generation's maps and programs beside those of the one before; adopted tables for a second time, so that one
+    /// rename puts them all in place.
     pub(super) fn pin_next(&self, ebpf: &mut Ebpf) -> Result<(), BpfError> {
+        let next = self.version().join("next");
+        let kept: Vec<&str> = self.kept().map(|(name, _)| name).collect();
         for (name, map) in ebpf.maps() {
-            if !KEPT.contains(&name) && !name.starts_with('.') {
-                let path = self.root.join("next/maps").join(name);
+            if !kept.contains(&name) && !name.starts_with('.') {
+                let path = next.join("maps").join(name);
                 map.pin(&path).map_err(|e| failed("pinning", &path, &e))?;
             }
         }
         for hook in Hook::BOTH {
-            let path = self.root.join("next/programs").join(hook.program());
+            let path = next.join("programs").join(hook.program());
             program(ebpf, hook.program())?.pin(&path).map_err(|e| failed("pinning", &path, &e))?;
         }
         Ok(())
     }
 
-    /// This agent's maps and programs take the place of the former one's.
+    /// The generation that was begun takes the place of the one before, and what other versions left goes.
     pub(super) fn settle(&self) -> Result<(), BpfError> {
-        if !self.root.join("next").exists() {
-            return Ok(());
+        let next = self.version().join("next");
+        if next.exists() {
+            for folder in ["programs", "maps"] {
+                let (old, new) = (self.version().join(folder), next.join(folder));
+                remove_tree(&old)?;
+                fs::rename(&new, &old).map_err(|e| failed("renaming", &new, &e))?;
+            }
+            remove_tree(&next)?;
         }
-        for folder in ["maps", "programs"] {
-            let (old, new) = (self.root.join(folder), self.root.join("next").join(folder));
-            remove_tree(&old)?;
-            fs::rename(&new, &old).map_err(|e| failed("renaming", &new, &e))?;
+        let own = [self.version(), self.flows_folder()];
+        for path in list(&self.root)? {
+            if (begins(&path, "v") || begins(&path, "flows-v")) && !own.contains(&path) {
+                remove_tree(&path)?;
+            }
         }
-        remove_tree(&self.root.join("next"))
+        Ok(())
     }
+}
+
+fn begins(path: &Path, prefix: &str) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+}
+
+/// Two agents would take each other's attachments and tables away.
+fn lock(folder: &Path) -> Result<Flock<File>, BpfError> {
+    let file = File::open(folder).map_err(|e| failed("opening", folder, &e))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => BpfError::InUse(folder.to_owned()),
+        errno => failed("locking", folder, &errno),
+    })
 }
 
 /// Takes everything away: links, filters, programs, maps. Enforcement ends. Returns what it took.
@@ -84,7 +185,7 @@ pub fn uninstall(bpffs: &Path) -> Result<Vec<String>, BpfError> {
     if !is_bpffs(bpffs) {
         return Ok(Vec::new());
     }
-    let mut done = attach::detach_all(&Pins { root: bpffs.join(VERSION) })?;
+    let mut done = attach::detach_all(&Pins { root: bpffs.to_owned(), _alone: None })?;
     remove_tree(bpffs)?;
     done.push(format!("pins below {}", bpffs.display()));
     Ok(done)

@@ -123,7 +123,7 @@ fn map_table(maps: &[(String, u64)]) -> String {
 /// Name and bytes of each pinned map, as the kernel counts them for the file descriptor.
 pub(crate) fn map_memory(bpffs: &Path) -> anyhow::Result<Vec<(String, u64)>> {
     let mut maps = Vec::new();
-    for folder in ["v1/next/maps", "v1/flows"] {
+    for folder in ["v1/next/maps", "v1/kept", "flows-v1"] {
         for entry in std::fs::read_dir(bpffs.join(folder))? {
             let path = entry?.path();
             let fd = MapInfo::from_pin(&path)?.fd()?;
