@@ -1,6 +1,8 @@
 //! The pipeline from end to end: compile, plan, apply, attach.
 
+mod room;
 pub(super) mod standing;
+pub(super) mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use super::connections::Connections;
 use super::drops::{Drops, describe};
 use super::errors::Errors;
 use super::flow_words::flows_in_words;
+use super::held::Held;
 use super::input::Input;
 use super::overlay::{Overlay, strangers};
 use super::place::{Found, Leave, Places, addresses};
@@ -19,11 +22,12 @@ use super::{FAILED_RETRY, WAITING_RETRY};
 use crate::compile::{Compiled, Compiler, Delta, Scope};
 use crate::config::{Fallback, RunOptions};
 use crate::datapath::bpf::{BpfDatapath, Totals};
-use crate::datapath::carry_out;
 use crate::endpoints::{self, Cache, Scan, scan};
 use crate::metrics::Metrics;
 use crate::model::{Changes, ObjectName};
-use crate::plan::{Capacity, LocalEndpoint, Planner};
+use crate::plan::{LocalEndpoint, Planner};
+use room::Refused;
+use tables::FlowCount;
 
 /// What is looked at besides what the source says has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +65,18 @@ pub(super) struct Core {
     seen: BTreeMap<u32, Option<Instant>>,
     /// The numbers of our programs.
     programs: BTreeSet<u32>,
-    /// Live entries of the flow table, as last counted.
-    flow_count: Option<u64>,
+    flow_count: Option<FlowCount>,
+    held: Held,
+    refused: Refused,
+    /// Tables that something does not fit into.
+    full: BTreeSet<&'static str>,
+    memory: u64,
 }
 
 impl Core {
     pub(super) fn start(options: &RunOptions, input: Input, metrics: Metrics) -> anyhow::Result<Self> {
-        let capacity = Capacity::from(&options.tables);
+        let limits = options.tables.limits()?;
+        let capacity = limits.start();
         let enforcement = &options.enforcement;
         let mut datapath = BpfDatapath::load(&enforcement.bpffs.bpffs, &capacity, enforcement.attach)?;
         tracing::info!(
@@ -102,6 +111,10 @@ impl Core {
             metrics,
             seen: BTreeMap::new(),
             flow_count: None,
+            held: Held::default(),
+            refused: Refused::default(),
+            full: BTreeSet::new(),
+            memory: limits.memory(),
         })
     }
 
@@ -118,20 +131,18 @@ impl Core {
         self.status.warnings = warnings;
     }
 
-    pub(super) fn usage(&self) -> BTreeMap<&'static str, (u64, u64)> {
-        self.planner.usage()
-    }
-
     pub(super) fn totals(&self) -> anyhow::Result<Totals> {
         Ok(self.datapath.totals()?)
     }
 
-    pub(super) const fn flow_count(&self) -> Option<u64> {
-        self.flow_count
+    pub(super) fn lost_events(&self) -> Option<u64> {
+        let lost = self.datapath.lost_events();
+        lost.inspect_err(|error| tracing::warn!("reading how many drops were not reported: {error}")).ok()
     }
 
     pub(super) fn is_in_force(&self) -> bool {
-        self.errors.tables.is_empty() && self.errors.interfaces.is_empty()
+        let Errors { tables, room, interfaces, .. } = &self.errors;
+        tables.is_empty() && room.is_empty() && interfaces.is_empty()
     }
 
     pub(super) const fn status(&self) -> &Status {
@@ -149,11 +160,6 @@ impl Core {
 
     pub(super) fn is_node(&self, name: &str) -> bool {
         self.node.as_deref() == Some(name)
-    }
-
-    /// Why the tables are not as they should be, if so.
-    pub(super) fn table_error(&self) -> Option<&str> {
-        self.errors.tables.first().map(String::as_str)
     }
 
     pub(super) fn drops(&mut self) -> anyhow::Result<Drops> {
@@ -220,6 +226,7 @@ impl Core {
         }
         self.write_overlay();
         let changes = self.input.tracked().take_changes();
+        let changes = self.hold_back(changes);
         let delta = self.compile(&changes);
         let retried = !self.is_in_force() || self.status.generation == 0;
         let endpoints =
@@ -230,13 +237,14 @@ impl Core {
             self.errors.connections =
                 self.connections.learn(&mut self.datapath, compiled, &self.locals, &self.scan);
         }
-        let written = self.enforce(&delta);
+        let written = self.enforce(&delta, (!changes.everything).then_some(&changes.policies));
         // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
         let attached = if endpoints { self.attach() } else { 0 };
         if let Some(received) = received.filter(|_| written > 0 && self.errors.tables.is_empty()) {
             self.metrics.implemented(received.elapsed());
         }
         self.publish(written, attached, started);
+        self.held.restore(self.input.tracked());
     }
 
     /// Whether a change may make, move or alter an endpoint of this node.
@@ -330,41 +338,18 @@ impl Core {
             .collect();
     }
 
-    /// Writes the tables; returns how many writes that took.
-    fn enforce(&mut self, delta: &Delta) -> usize {
-        self.errors.tables.clear();
-        let started = Instant::now();
-        let ops = match self.planner.plan_changes(self.compiler.compiled(), delta, &self.locals) {
-            Ok(ops) if ops.is_empty() => {
-                self.planner.applied();
-                return 0;
-            }
-            Ok(ops) => ops,
-            Err(full) => {
-                self.errors.tables.push(full.to_string());
-                return 0;
-            }
-        };
-        self.metrics.planned(started.elapsed());
-        let started = Instant::now();
-        let (applied, result) = carry_out(&mut self.planner, &mut self.datapath, &ops);
-        self.metrics.applied(&ops, applied, started.elapsed());
-        match result {
-            Ok(()) => {
-                self.planner.applied();
-                self.connections.changed();
-            }
-            Err(error) => self.errors.tables.push(error.to_string()),
-        }
-        applied
-    }
-
     /// Hangs the programs on every endpoint's interface; returns on how many they were not before.
     fn attach(&mut self) -> usize {
         let mut attached = BTreeSet::new();
         self.interfaces.clear();
         for (name, found) in &self.found {
             let Some(interface) = found.interface() else { continue };
+            if self.refused.closed.contains_key(name)
+                && self.datapath.attached().get(&interface.ifindex).is_some_and(|attached| !attached.current)
+            {
+                // An agent before this one had room for it: what it enforced stays.
+                continue;
+            }
             self.interfaces.insert(interface.ifindex, (name.clone(), interface.name.clone()));
             let uid = self.input.cluster().pods.get(name).map(|pod| pod.uid.as_str());
             if self.places.has_changed_hands(interface.ifindex, name, uid) {
@@ -400,9 +385,10 @@ impl Core {
         let status = Status {
             synced,
             generation: self.status.generation + u64::from(advance),
-            endpoints: endpoint_status(self.compiled(), &self.found, in_force),
+            endpoints: self.endpoint_status(),
             errors: self.errors.list(),
             warnings: self.status.warnings.clone(),
+            ..Status::default()
         };
         let endpoints_changed = status.endpoints != self.status.endpoints;
         if synced != self.status.synced || endpoints_changed || status.errors != self.status.errors {
@@ -428,19 +414,15 @@ impl Core {
         self.unchanged = if status == self.status { (self.unchanged + 1).min(8) } else { 0 };
         self.status = status;
     }
-}
 
-fn endpoint_status(
-    compiled: &Compiled,
-    found: &BTreeMap<ObjectName, Found>,
-    in_force: bool,
-) -> Vec<EndpointStatus> {
-    found
-        .iter()
-        .filter_map(|(name, found)| {
-            let policy = compiled.endpoints.get(name)?;
+    fn endpoint_status(&self) -> Vec<EndpointStatus> {
+        let in_force = self.errors.tables.is_empty() && self.errors.interfaces.is_empty();
+        let status = |(name, found): (&ObjectName, &Found)| {
+            let policy = self.compiled().endpoints.get(name)?;
             let (interface, state) = match found {
-                Found::Interface(interface) if in_force => (interface.name.clone(), EndpointState::Enforcing),
+                Found::Interface(interface) if in_force && self.lacks_room_for(name).is_none() => {
+                    (interface.name.clone(), EndpointState::Enforcing)
+                }
                 Found::Interface(interface) | Found::Lost(interface) => {
                     (interface.name.clone(), EndpointState::Failed)
                 }
@@ -455,6 +437,7 @@ fn endpoint_status(
                 egress_isolated: policy.egress.is_some(),
                 policies: policy.policies.iter().map(ToString::to_string).collect(),
             })
-        })
-        .collect()
+        };
+        self.found.iter().filter_map(status).collect()
+    }
 }

@@ -5,7 +5,8 @@
 use super::classes::{Move, Surroundings};
 use super::endpoints::Target;
 use super::known::Known;
-use super::op::{Op, TableFull};
+use super::capacity::TableFull;
+use super::op::Op;
 use super::{LocalEndpoint, Planner};
 use crate::compile::{Compiled, Delta};
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::names::SetKey;
-use super::op::{Op, TableFull};
+use super::capacity::TableFull;
+use super::op::Op;
 use super::{Layout, Planner};
 
 impl Planner {

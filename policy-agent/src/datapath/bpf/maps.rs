@@ -11,7 +11,7 @@ use bytemuck::bytes_of;
 use ipnet::IpNet;
 use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowSet};
 use policy_common::maps::{
-    Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, INDEX_BLOCK,
+    Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT, INDEX_BLOCK,
     INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, Sets, Settings, SlotRef, SourceKey,
 };
 use policy_common::{Direction, DropReason};
@@ -24,6 +24,7 @@ use crate::ready::readiness;
 
 const ENDPOINT: usize = size_of::<Endpoint>();
 const SETTINGS: usize = size_of::<Settings>();
+const EVENT_BUDGET: usize = size_of::<EventBudget>();
 const FLOW_SET: usize = size_of::<FlowSet>();
 type SourceBytes = [u8; size_of::<SourceKey>()];
 /// include/uapi/linux/bpf.h: the kernel copies the value under its lock.
@@ -49,6 +50,7 @@ pub(super) struct Maps {
     flow_seed: Array<MapData, u64>,
     settings: Array<MapData, [u8; SETTINGS]>,
     counts: PerCpuArray<MapData, [u8; 16]>,
+    event_budget: PerCpuArray<MapData, [u8; EVENT_BUDGET]>,
     events: Option<RingBuf<MapData>>,
 }
 
@@ -82,6 +84,7 @@ impl Maps {
             flow_seed: take(ebpf, "FLOW_SEED")?,
             settings: take(ebpf, "SETTINGS")?,
             counts: take(ebpf, "COUNTS")?,
+            event_budget: take(ebpf, "EVENT_BUDGET")?,
             events: Some(take(ebpf, "EVENTS")?),
         })
     }
@@ -242,6 +245,18 @@ impl Maps {
         let ring = self.events.take().ok_or(BpfError::Missing("EVENTS (taken twice)"))?;
         let ready = readiness(&ring).map_err(MapError::IoError)?;
         Ok(EventStream { ring, ready })
+    }
+
+    /// Drops that were counted and not reported.
+    pub(super) fn lost_events(&self) -> Result<u64, BpfError> {
+        let each = self.event_budget.get(&0, 0)?;
+        let lost = |bytes: &[u8; EVENT_BUDGET]| bytemuck::pod_read_unaligned::<EventBudget>(bytes).suppressed;
+        Ok(each.iter().map(lost).fold(0, u64::wrapping_add))
+    }
+
+    /// Blocks of the index that are in use.
+    pub(super) const fn index_blocks(&self) -> u64 {
+        self.index.blocks_in_use()
     }
 
     pub(super) fn totals(&self) -> Result<Totals, BpfError> {

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapInfo;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use policy_common::flows::{FlowEntry, FlowSeed};
-use policy_common::maps::Settings;
+use policy_common::flows::{FlowEntry, FlowSeed, WAYS};
+use policy_common::maps::{INDEX_BLOCK, INDEX_TOP, Settings};
 
 pub use attach::{AttachMode, Attached, Hook};
 pub use maps::{EventStream, Totals};
@@ -177,6 +177,21 @@ impl BpfDatapath {
         }
     }
 
+    /// Dropped packets that were counted and not reported, because too many were dropped at once.
+    pub fn lost_events(&self) -> Result<u64, BpfError> {
+        self.maps.lost_events()
+    }
+
+    /// How many entries the flow table has, which may be a former agent's.
+    pub const fn flow_entries(&self) -> u64 {
+        self.flow_sets as u64 * WAYS as u64
+    }
+
+    /// Blocks of the IPv4 index in use.
+    pub const fn index_blocks(&self) -> u64 {
+        self.maps.index_blocks()
+    }
+
     pub fn totals(&self) -> Result<Totals, BpfError> {
         self.maps.totals()
     }
@@ -242,6 +257,7 @@ fn load_object(object: &[u8], capacity: &Capacity, pins: &Pins) -> Result<Ebpf, 
         ("CIDRS6", capacity.cidrs),
         ("SOURCES", capacity.sources),
         ("FLOWS", capacity.flow_sets),
+        ("INDEX4", INDEX_TOP + capacity.index_blocks * INDEX_BLOCK),
     ] {
         loader.map_max_entries(name, entries);
     }
