@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::model::{Changes, Cluster, ObjectName, Pod, Policy, Tracked};
 
-/// How soon to try again whether there is room by now.
+/// How soon to try again whether there is room by now: at the soonest, and by how long it took.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+const TIMES_AS_LONG: u32 = 20;
 
 #[derive(Debug)]
 struct Entry {
@@ -26,7 +27,8 @@ pub(super) struct Held {
     held: BTreeMap<ObjectName, Entry>,
     /// The cluster has the versions that fitted.
     substituted: bool,
-    tried: Option<Instant>,
+    /// When to try again.
+    again: Option<Instant>,
     known: bool,
 }
 
@@ -47,9 +49,8 @@ impl Held {
 
     /// Why policy is not in force on a pod as it should be.
     pub(super) fn concerns(&self, pod: &Pod) -> Option<&str> {
-        let selects = |policy: &Policy| {
-            policy.id.namespace == pod.id.namespace && policy.subject.matches(&pod.labels)
-        };
+        let selects =
+            |policy: &Policy| policy.id.namespace == pod.id.namespace && policy.subject.matches(&pod.labels);
         let concerned = self.held.iter().find(|(name, entry)| {
             entry.wanted.as_ref().is_some_and(selects) || self.fitted.get(*name).is_some_and(selects)
         });
@@ -64,7 +65,7 @@ impl Held {
         self.held.is_empty()
             || changes.everything
             || changes.policies.iter().any(is_news)
-            || self.tried.is_none_or(|tried| tried.elapsed() >= TRY_AGAIN)
+            || self.again.is_none_or(|again| Instant::now() >= again)
     }
 
     /// Puts the versions that fitted into the cluster.
@@ -87,9 +88,13 @@ impl Held {
 
     /// Everything is tried: nothing is held back any more, until it turns out not to fit.
     pub(super) fn try_all(&mut self) {
-        self.tried = Some(Instant::now());
         self.held.clear();
         self.substituted = false;
+    }
+
+    /// It was tried what fits, from `started` until now.
+    pub(super) fn tried(&mut self, started: Instant) {
+        self.again = Some(Instant::now() + TRY_AGAIN.max(started.elapsed() * TIMES_AS_LONG));
     }
 
     /// Holds these back.
@@ -172,7 +177,7 @@ mod tests {
         let wanted: Vec<Policy> = tracked.cluster().policies.values().cloned().collect();
         assert_eq!(wanted, [policy("a", false), policy("b", true)]);
         // Nothing else has changed: it is not tried at once. What is news is.
-        held.tried = Some(Instant::now());
+        held.tried(Instant::now());
         let changes = tracked.take_changes();
         assert!(!held.is_due(tracked.cluster(), &changes));
         tracked.remove_policy(&ObjectName::new("dev", "b"));

@@ -11,7 +11,8 @@ use clap::builder::NonEmptyStringValueParser;
 
 use super::memory::read as read_memory;
 use super::values::{
-    Auto, Bytes, Fallback, KubeconfigFiles, Listen, Switch, auto, bytes, duration_within, entries, power_of_two,
+    Auto, Bytes, Fallback, KubeconfigFiles, Listen, Switch, auto, bytes, duration_within, entries,
+    power_of_two,
 };
 use crate::datapath::bpf::AttachMode;
 use crate::endpoints::ProcScan;
@@ -170,7 +171,7 @@ pub struct TableOptions {
     /// `auto` is a tenth of the node's memory, or half of what the agent's container is limited to where that is less.
     #[arg(long, env = "SLUICE_TABLE_MEMORY", default_value_t = Auto::Auto, value_name = "SIZE|auto", value_parser = memory)]
     pub table_memory: Auto<Bytes>,
-    /// Addresses of pods and single addresses of rules, for each family (64 to 16777216).
+    /// Addresses of pods that rules tell from others, for each family (64 to 16777216).
     #[arg(
         long, env = "SLUICE_TABLE_PEERS", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
         value_parser = auto(entries(64, LARGEST.peers)),

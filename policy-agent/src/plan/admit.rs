@@ -42,7 +42,8 @@ impl Planner {
         let mut admission = Admission::default();
         let (mut slots, mut high) = (self.shadow.slots.len(), self.high_interfaces());
         let mut sources: BTreeSet<(u32, IpNet)> = self.shadow.sources.clone();
-        let (present, new): (Vec<_>, Vec<_>) = wanted.iter().partition(|local| self.is_present(local.ifindex));
+        let (present, new): (Vec<_>, Vec<_>) =
+            wanted.iter().partition(|local| self.is_present(local.ifindex));
         for local in present.into_iter().chain(new) {
             if !self.is_present(local.ifindex) {
                 let is_high = usize::from(local.ifindex >= IFINDEX_DIRECT);

@@ -106,9 +106,7 @@ impl Table {
             }
             Self::Sources => EntryBytes { used: trie_entry(size_of::<SourceKey>()), place: 0 },
             // Made in advance, with its entries.
-            Self::Interfaces => {
-                EntryBytes { used: 0, place: hash_entry(size_of::<u32>()) + HASH_BUCKET }
-            }
+            Self::Interfaces => EntryBytes { used: 0, place: hash_entry(size_of::<u32>()) + HASH_BUCKET },
         }
     }
 }

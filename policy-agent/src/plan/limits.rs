@@ -229,7 +229,8 @@ mod tests {
     fn a_full_table_doubles_until_what_is_needed_fits() {
         let limits = limits(64 * GIB, None);
         let start = limits.start();
-        for table in [Table::Peers, Table::Cidrs, Table::Rows, Table::Bits, Table::Endpoints, Table::Sources] {
+        for table in [Table::Peers, Table::Cidrs, Table::Rows, Table::Bits, Table::Endpoints, Table::Sources]
+        {
             let entries = start.entries(table);
             for (needed, times) in [(entries + 1, 2), (2 * entries, 2), (2 * entries + 1, 4), (0, 2)] {
                 let grown = limits.grown(&start, &full(table, &start, needed)).unwrap();

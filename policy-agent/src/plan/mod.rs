@@ -321,7 +321,8 @@ impl Planner {
     /// Entries in use, with the capacity: for metrics and `status`. Of two families, those of the larger one.
     pub fn usage(&self) -> BTreeMap<Table, (u64, u64)> {
         let (layout, shadow) = (&self.layout, &self.shadow);
-        let larger = |of: fn(&Shadow, bool) -> usize| [true, false].map(|v4| of(shadow, v4)).into_iter().max();
+        let larger =
+            |of: fn(&Shadow, bool) -> usize| [true, false].map(|v4| of(shadow, v4)).into_iter().max();
         let used = [
             (Table::Rows, layout.sets.len() * layout.stride as usize),
             (Table::Bits, layout.rows.len() * layout.width as usize),

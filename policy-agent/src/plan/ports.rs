@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use policy_common::maps::WORD_BITS;
 
-use super::names::{PortSetNumber, RowKey};
 use super::capacity::TableFull;
+use super::names::{PortSetNumber, RowKey};
 use super::op::Op;
 use super::{Planner, Wanted};
 use crate::compile::partition;

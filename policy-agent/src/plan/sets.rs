@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::names::SetKey;
 use super::capacity::TableFull;
+use super::names::SetKey;
 use super::op::Op;
 use super::{Layout, Planner};
 

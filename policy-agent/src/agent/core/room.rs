@@ -1,7 +1,7 @@
 //! When a table is full: what fits comes into force, and what does not is held back, policy by policy and pod by pod.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Core;
 use crate::compile::Delta;
@@ -9,8 +9,8 @@ use crate::datapath::carry_out;
 use crate::model::{Changes, ObjectName, Owner};
 use crate::plan::{Admission, LocalEndpoint, TableFull};
 
-/// How often one look for room may try to plan: half of a thousand policies is found to fit in ten.
-const MOST_TRIES: u32 = 48;
+/// How long one look for room may take: each try compiles anew.
+const MOST_TIME: Duration = Duration::from_secs(2);
 /// How many of the addresses that are left out are named.
 const MOST_NAMED: usize = 8;
 
@@ -87,7 +87,12 @@ impl Core {
                 }
                 written
             }
-            Err(full) => self.make_do(delta, &full),
+            Err(full) => {
+                let started = Instant::now();
+                let written = self.make_do(delta, &full);
+                self.held.tried(started);
+                written
+            }
         };
         let concerned = self.locals.iter().filter(|local| self.lacks_room_for(&local.pod).is_some());
         let concerned: Vec<u32> = concerned.map(|local| local.ifindex).collect();
@@ -134,13 +139,13 @@ impl Core {
 
     /// Tries what is held back: all of it, then either half of it, and so on down to each policy.
     fn try_held(&mut self, news: Vec<ObjectName>) -> usize {
-        let (mut written, mut tries) = (0, 0);
+        let (mut written, started) = (0, Instant::now());
         let mut batches = vec![news];
         while let Some(mut batch) = batches.pop() {
-            if batch.is_empty() || tries == MOST_TRIES {
+            // What is left waits for the next time.
+            if batch.is_empty() || started.elapsed() > MOST_TIME {
                 continue;
             }
-            tries += 1;
             self.held.release(self.input.tracked(), &batch);
             let changes = self.input.tracked().take_changes();
             let delta = self.compile(&changes);
@@ -152,8 +157,9 @@ impl Core {
                 Err(full) => {
                     self.full.insert(full.table);
                     self.held.hold(self.input.tracked(), &batch, &full.to_string());
-                    let changes = self.input.tracked().take_changes();
-                    let delta = self.compile(&changes);
+                    self.input.tracked().take_changes();
+                    // As above: what did not fit must not go on taking room.
+                    let delta = self.compile(&Changes::everything());
                     match self.write_what_fits(&delta, Missing::Addresses) {
                         Ok(count) => written += count,
                         Err(full) => self.errors.tables.push(full.to_string()),
@@ -192,7 +198,9 @@ impl Core {
             let new = pod.filter(|_| !self.planner.is_present(local.ifindex));
             match new.and_then(|pod| self.held.concerns(pod)) {
                 Some(why) => {
-                    refused.closed.insert(local.pod.clone(), format!("a policy that selects it waits: {why}"));
+                    refused
+                        .closed
+                        .insert(local.pod.clone(), format!("a policy that selects it waits: {why}"));
                 }
                 None => wanted.push(local.clone()),
             }
@@ -255,7 +263,9 @@ impl Core {
             .collect();
         told.extend(self.refused.closed.iter().map(|(pod, why)| format!("pod {pod} is closed: {why}")));
         let curtailed = &self.refused.curtailed;
-        told.extend(curtailed.iter().map(|(pod, why)| format!("pod {pod}: some of its sources are closed: {why}")));
+        told.extend(
+            curtailed.iter().map(|(pod, why)| format!("pod {pod}: some of its sources are closed: {why}")),
+        );
         let left_out = self.planner.left_out();
         if !left_out.is_empty() {
             let named: Vec<String> = left_out.iter().take(MOST_NAMED).map(ToString::to_string).collect();

@@ -11,8 +11,8 @@ use bytemuck::bytes_of;
 use ipnet::IpNet;
 use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowSet};
 use policy_common::maps::{
-    Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT, INDEX_BLOCK,
-    INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, Sets, Settings, SlotRef, SourceKey,
+    Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT,
+    INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, Sets, Settings, SlotRef, SourceKey,
 };
 use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
