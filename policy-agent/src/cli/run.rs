@@ -80,7 +80,7 @@ pub(super) fn sync(args: &SyncArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let reply = block_on(agent::ask(&args.socket.socket, Request::Status, Duration::from_secs(2)))?;
+    let reply = block_on(agent::ask(&args.socket.socket, Request::Status, Duration::from_secs(5)))?;
     status::print_status(&reply.status, args.output, args.tables)?;
     let well = reply.status.synced && reply.status.errors.is_empty();
     Ok(if args.check && !well { ExitCode::FAILURE } else { ExitCode::SUCCESS })

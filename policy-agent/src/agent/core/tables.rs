@@ -8,8 +8,8 @@ use super::super::status::{Status, TableStatus};
 use super::Core;
 use crate::plan::Table;
 
-/// How old a count of the flow table may be: all of it is read for one.
-const RECENT: Duration = Duration::from_secs(10);
+/// How old a count of the flow table may be: all of it is read for one, tens of milliseconds.
+const RECENT: Duration = Duration::from_secs(60);
 
 /// Live entries of the flow table, as last counted.
 #[derive(Clone, Copy, Debug)]
