@@ -446,9 +446,10 @@ fn events_on_the_policy_and_on_the_pod() -> Result<()> {
     let arguments = ["--table-cidrs", "64", "--table-endpoints", "16"];
     let builder = (0..13).fold(world(), |builder, n| builder.pod(pod("dev", &format!("p{n}"))));
     let mut cluster = ClusterLab::start(builder, &arguments)?;
-    eventually(BY_ITSELF, || {
-        let status = cluster.lab.agents[0].status()?;
-        Ok((!is_well(&status)).then(|| format!("{status:#}")))
+    eventually(BY_ITSELF, || match cluster.lab.agents[0].status() {
+        Ok(status) => Ok((!is_well(&status)).then(|| format!("{status:#}"))),
+        // It is still starting.
+        Err(error) => Ok(Some(format!("{error:#}"))),
     })?;
     cluster.wait_for("dev/client dev/web tcp/80 opens")?;
     write_policy(&cluster.lab, "dev/many", &networks(100))?;

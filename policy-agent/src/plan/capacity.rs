@@ -153,7 +153,7 @@ const fn slab(bytes: usize) -> u64 {
 }
 
 /// What does not depend on the capacity: ports, interfaces, counters, events.
-const FIXED: u64 = 4 << 20;
+pub(super) const FIXED: u64 = 4 << 20;
 
 impl Capacity {
     /// Entries of each family, where the table has one for each.

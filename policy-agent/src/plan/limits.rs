@@ -155,6 +155,7 @@ fn scaled(reference: u32, memory: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::capacity::FIXED;
     use super::*;
 
     const MIB: u64 = 1 << 20;
