@@ -237,13 +237,14 @@ pub struct Event {
     pub direction: u8,
 }
 
-/// Per CPU: how many events the current tick has seen.
+/// Per CPU: how many events the current tick has seen, and how many drops were not reported since the programs were loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct EventBudget {
     pub tick: u64,
+    pub suppressed: u64,
     pub sent: u32,
-    pub suppressed: u32,
+    pub zero: u32,
 }
 
 /// For the bench: the remote addresses that take turns are `first + n * step`, host byte order, `n` below `count`.

@@ -1,7 +1,7 @@
 //! Counters for everything, events for a bounded sample of what was dropped.
 
 use aya_ebpf::programs::TcContext;
-use policy_common::maps::{Addr6, COUNTER_PASS_BASE, Event};
+use policy_common::maps::{Addr6, COUNTER_PASS_BASE, Event, EventBudget};
 use policy_common::parse::Ip;
 use policy_common::{Arrival, Direction, DropReason, Packet as _, Verdict};
 
@@ -36,10 +36,16 @@ pub(crate) fn dropped(
     aya_log_ebpf::info!(ctx, "drop if {} reason {}", arrival.ifindex, reason as u8);
     #[cfg(not(feature = "log"))]
     let _ = ctx;
-    if !within_budget() {
-        return false;
-    }
-    let Some(mut entry) = maps::EVENTS.reserve(0) else { return false };
+    let Some(budget) = maps::EVENT_BUDGET.get_ptr_mut(0) else { return false };
+    // SAFETY: the verifier has seen the null check; the slot belongs to this CPU.
+    let budget = unsafe { &mut *budget };
+    let mut entry = match has_room(budget).then(|| maps::EVENTS.reserve(0)).flatten() {
+        Some(entry) => entry,
+        None => {
+            budget.suppressed = budget.suppressed.wrapping_add(1);
+            return false;
+        }
+    };
     // A frame that could not be parsed so far has no addresses; the slot may still hold those of the one before.
     let (src, dst) = if ip.family == 0 { ([0; 4], [0; 4]) } else { (ip.src, ip.dst) };
     entry.write(Event {
@@ -60,20 +66,14 @@ pub(crate) fn dropped(
 
 /// A flood of drops must not become a flood of events.
 #[inline(always)]
-fn within_budget() -> bool {
+fn has_room(budget: &mut EventBudget) -> bool {
     let limit = maps::SETTINGS.get(0).map_or(0, |settings| settings.events_per_tick);
-    let Some(budget) = maps::EVENT_BUDGET.get_ptr_mut(0) else { return false };
-    // SAFETY: the verifier has seen the null check; the slot belongs to this CPU.
-    let budget = unsafe { &mut *budget };
     let tick = jiffies();
     if budget.tick != tick {
         budget.tick = tick;
         budget.sent = 0;
     }
-    if budget.sent >= limit {
-        budget.suppressed = budget.suppressed.wrapping_add(1);
-        return false;
-    }
-    budget.sent += 1;
-    true
+    let room = budget.sent < limit;
+    budget.sent += u32::from(room);
+    room
 }

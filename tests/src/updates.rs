@@ -13,8 +13,16 @@ use policy_common::{Arrival, Direction, Slice, Tables as _, decide};
 
 /// Interface indices of either kind of table.
 pub const POOL: [u32; 16] = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 70_001, 70_002, 70_003, 70_004, 70_005];
-pub const SMALL: Capacity =
-    Capacity { words: 4096, rows: 65_536, endpoints: 32, peers: 256, cidrs: 256, sources: 64, flow_sets: 64 };
+pub const SMALL: Capacity = Capacity {
+    words: 4096,
+    rows: 65_536,
+    endpoints: 32,
+    peers: 256,
+    cidrs: 256,
+    sources: 64,
+    flow_sets: 64,
+    index_blocks: 64,
+};
 
 /// The first packet of a connection, at one of its ends.
 #[derive(Clone, Debug)]

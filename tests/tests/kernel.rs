@@ -62,6 +62,7 @@ fn kernel_engine_and_oracle_agree_on_random_clusters() {
             cidrs: 1024,
             sources: 64,
             flow_sets: 1024,
+            index_blocks: 1024,
         };
         let mut kernel = BpfDatapath::load(pins.path(), &capacity, AttachMode::Auto)?;
         let mut memory = Memory::new(&capacity);

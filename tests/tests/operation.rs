@@ -51,7 +51,7 @@ fn a_flag_goes_before_the_environment_before_the_file_before_the_default() -> Re
     fs::write(&path, "table-peers: 4096\nlog: debug\nevents: off\n")?;
     let file = path.to_str().context("UTF-8")?;
     let default = |option| effective(option, &[], &[]);
-    assert_eq!(default("table-peers")?, (json!("131072"), json!({"kind": "default"})));
+    assert_eq!(default("table-peers")?, (json!("auto"), json!({"kind": "default"})));
     assert_eq!(default("node")?, (Value::Null, json!({"kind": "default"})));
     let from_file = json!({"kind": "file", "name": file});
     for option in [("table-peers", "4096"), ("log", "debug"), ("events", "off")] {

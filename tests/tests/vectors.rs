@@ -362,6 +362,7 @@ fn with_both(name: &str, test: impl FnOnce(&mut Both<'_>) -> anyhow::Result<()> 
             cidrs: 64,
             sources: 16,
             flow_sets: 65_536,
+            index_blocks: 1024,
         };
         let mut kernel = BpfDatapath::load(pins.path(), &capacity, AttachMode::Auto)?;
         let mut memory = Memory::new(&capacity);

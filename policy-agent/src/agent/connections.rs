@@ -10,6 +10,7 @@ use policy_common::flows::{FlowEntry, FlowKey, FlowSeed, FlowState, Opener, Trac
 use policy_common::maps::Addr6;
 use policy_common::parse::protocol;
 
+use super::core::tables::FlowCount;
 use crate::compile::Compiled;
 use crate::datapath::bpf::{BpfDatapath, BpfError};
 use crate::datapath::{Datapath as _, unwatch};
@@ -73,6 +74,11 @@ impl Connections {
         problems
     }
 
+    /// Policy is not in force there as it was when the connections were looked for: they are when it comes.
+    pub(super) fn learn_later(&mut self, interfaces: &[u32]) {
+        self.known.retain(|ifindex, _| !interfaces.contains(ifindex));
+    }
+
     /// The same for interfaces that were attached just now: a connection may have begun since the first look.
     pub(super) fn learn_again(
         datapath: &mut BpfDatapath,
@@ -133,7 +139,7 @@ impl Connections {
         &mut self,
         planner: &mut Planner,
         datapath: &mut BpfDatapath,
-    ) -> Result<Option<u64>, String> {
+    ) -> Result<Option<FlowCount>, String> {
         self.sweep_at = None;
         if !planner.watches() {
             return Ok(None);
@@ -150,14 +156,14 @@ impl Connections {
 }
 
 /// Interfaces of pods that have connections without permission, and how many live entries there are in all.
-fn revoked(planner: &Planner, datapath: &mut BpfDatapath) -> Result<(BTreeSet<u32>, u64), BpfError> {
+fn revoked(planner: &Planner, datapath: &mut BpfDatapath) -> Result<(BTreeSet<u32>, FlowCount), BpfError> {
     // A packet that was judged by the policy before may still be about to note its connection.
     if let Err(error) = datapath.apply(&Op::Barrier) {
         tracing::warn!("{error}");
     }
     let (flows, _now) = datapath.flows()?;
     let revoked = flows.iter().filter(|flow| lacks_permission(planner, flow));
-    Ok((revoked.map(|flow| flow.key.ifindex).collect(), flows.len() as u64))
+    Ok((revoked.map(|flow| flow.key.ifindex).collect(), FlowCount::of(&flows)))
 }
 
 fn lacks_permission(planner: &Planner, flow: &FlowEntry) -> bool {

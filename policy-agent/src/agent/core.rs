@@ -1,7 +1,9 @@
 //! The pipeline from end to end: compile, plan, apply, attach.
 
+mod generations;
+mod room;
 pub(super) mod standing;
-mod tables;
+pub(super) mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use super::connections::Connections;
 use super::drops::{Drops, describe};
 use super::errors::Errors;
 use super::flow_words::flows_in_words;
+use super::held::Held;
 use super::input::Input;
 use super::overlay::{Overlay, strangers};
 use super::place::{Found, Leave, Places, addresses};
@@ -19,11 +22,13 @@ use super::status::{EndpointState, EndpointStatus, FlowStatus, Status};
 use super::{FAILED_RETRY, WAITING_RETRY};
 use crate::compile::{Compiled, Compiler, Delta, Scope};
 use crate::config::{Fallback, RunOptions};
-use crate::datapath::bpf::{BpfDatapath, Totals};
+use crate::datapath::bpf::{BpfDatapath, Totals, pinned_capacity};
 use crate::endpoints::{self, Cache, Scan, scan};
 use crate::metrics::Metrics;
 use crate::model::{Changes, ObjectName};
-use crate::plan::{Capacity, LocalEndpoint, Planner};
+use crate::plan::{Limits, LocalEndpoint, Planner};
+use room::Refused;
+use tables::FlowCount;
 
 /// What is looked at besides what the source says has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +48,7 @@ pub(super) struct Core {
     /// The last look at the interfaces succeeded.
     looked: bool,
     compiler: Compiler,
-    capacity: Capacity,
+    limits: Limits,
     planner: Planner,
     datapath: BpfDatapath,
     places: Places,
@@ -57,6 +62,8 @@ pub(super) struct Core {
     settled: bool,
     /// What an agent before this one left in the tables has been looked at.
     taken_over: bool,
+    /// Interfaces must move to tables of a new generation.
+    moving: bool,
     /// Looks in a row that changed nothing.
     unchanged: u32,
     metrics: Metrics,
@@ -64,13 +71,21 @@ pub(super) struct Core {
     seen: BTreeMap<u32, Option<Instant>>,
     /// The numbers of our programs.
     programs: BTreeSet<u32>,
-    /// Live entries of the flow table, as last counted.
-    flow_count: Option<u64>,
+    flow_count: Option<FlowCount>,
+    held: Held,
+    refused: Refused,
+    /// Tables that something does not fit into.
+    full: BTreeSet<&'static str>,
+    memory: u64,
 }
 
 impl Core {
     pub(super) fn start(options: &RunOptions, input: Input, metrics: Metrics) -> anyhow::Result<Self> {
-        let capacity = Capacity::from(&options.tables);
+        let limits = options.tables.limits()?;
+        let bpffs = &options.enforcement.bpffs.bpffs;
+        // Those of the agent before may have grown.
+        let capacity =
+            pinned_capacity(bpffs).filter(|found| limits.allow(found)).unwrap_or_else(|| limits.start());
         let enforcement = &options.enforcement;
         let mut datapath = BpfDatapath::load(&enforcement.bpffs.bpffs, &capacity, enforcement.attach)?;
         tracing::info!(
@@ -90,7 +105,6 @@ impl Core {
             scan: Scan::default(),
             looked: false,
             compiler: Compiler::default(),
-            capacity,
             planner: Planner::new(capacity),
             programs: datapath.program_ids()?,
             datapath,
@@ -103,10 +117,16 @@ impl Core {
             status: Status::default(),
             settled: false,
             taken_over: false,
+            moving: false,
             unchanged: 0,
             metrics,
             seen: BTreeMap::new(),
             flow_count: None,
+            held: Held::default(),
+            refused: Refused::default(),
+            full: BTreeSet::new(),
+            memory: limits.memory(),
+            limits,
         })
     }
 
@@ -123,20 +143,18 @@ impl Core {
         self.status.warnings = warnings;
     }
 
-    pub(super) fn usage(&self) -> BTreeMap<&'static str, (u64, u64)> {
-        self.planner.usage()
-    }
-
     pub(super) fn totals(&self) -> anyhow::Result<Totals> {
         Ok(self.datapath.totals()?)
     }
 
-    pub(super) const fn flow_count(&self) -> Option<u64> {
-        self.flow_count
+    pub(super) fn lost_events(&self) -> Option<u64> {
+        let lost = self.datapath.lost_events();
+        lost.inspect_err(|error| tracing::warn!("reading how many drops were not reported: {error}")).ok()
     }
 
     pub(super) fn is_in_force(&self) -> bool {
-        self.errors.tables.is_empty() && self.errors.interfaces.is_empty()
+        let Errors { tables, room, interfaces, .. } = &self.errors;
+        tables.is_empty() && room.is_empty() && interfaces.is_empty()
     }
 
     pub(super) const fn status(&self) -> &Status {
@@ -154,11 +172,6 @@ impl Core {
 
     pub(super) fn is_node(&self, name: &str) -> bool {
         self.node.as_deref() == Some(name)
-    }
-
-    /// Why the tables are not as they should be, if so.
-    pub(super) fn table_error(&self) -> Option<&str> {
-        self.errors.tables.first().map(String::as_str)
     }
 
     pub(super) fn drops(&mut self) -> anyhow::Result<Drops> {
@@ -225,6 +238,7 @@ impl Core {
         }
         self.write_overlay();
         let changes = self.input.tracked().take_changes();
+        let changes = self.hold_back(changes);
         let delta = self.compile(&changes);
         let retried = !self.is_in_force() || self.status.generation == 0;
         let endpoints =
@@ -235,13 +249,14 @@ impl Core {
             self.errors.connections =
                 self.connections.learn(&mut self.datapath, compiled, &self.locals, &self.scan);
         }
-        let written = self.enforce(&delta);
+        let written = self.enforce(&delta, (!changes.everything).then_some(&changes.policies));
         // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
-        let attached = if endpoints { self.attach() } else { 0 };
+        let attached = if endpoints || std::mem::take(&mut self.moving) { self.attach() } else { 0 };
         if let Some(received) = received.filter(|_| written > 0 && self.errors.tables.is_empty()) {
             self.metrics.implemented(received.elapsed());
         }
         self.publish(written, attached, started);
+        self.held.restore(self.input.tracked());
     }
 
     /// Whether a change may make, move or alter an endpoint of this node.
@@ -341,6 +356,12 @@ impl Core {
         self.interfaces.clear();
         for (name, found) in &self.found {
             let Some(interface) = found.interface() else { continue };
+            if self.refused.closed.contains_key(name)
+                && self.datapath.attached().get(&interface.ifindex).is_some_and(|attached| !attached.current)
+            {
+                // An agent before this one had room for it: what it enforced stays.
+                continue;
+            }
             self.interfaces.insert(interface.ifindex, (name.clone(), interface.name.clone()));
             let uid = self.input.cluster().pods.get(name).map(|pod| pod.uid.as_str());
             if self.places.has_changed_hands(interface.ifindex, name, uid) {
@@ -376,9 +397,10 @@ impl Core {
         let status = Status {
             synced,
             generation: self.status.generation + u64::from(advance),
-            endpoints: endpoint_status(self.compiled(), &self.found, in_force),
+            endpoints: self.endpoint_status(),
             errors: self.errors.list(),
             warnings: self.status.warnings.clone(),
+            ..Status::default()
         };
         let endpoints_changed = status.endpoints != self.status.endpoints;
         if synced != self.status.synced || endpoints_changed || status.errors != self.status.errors {
@@ -404,19 +426,15 @@ impl Core {
         self.unchanged = if status == self.status { (self.unchanged + 1).min(8) } else { 0 };
         self.status = status;
     }
-}
 
-fn endpoint_status(
-    compiled: &Compiled,
-    found: &BTreeMap<ObjectName, Found>,
-    in_force: bool,
-) -> Vec<EndpointStatus> {
-    found
-        .iter()
-        .filter_map(|(name, found)| {
-            let policy = compiled.endpoints.get(name)?;
+    fn endpoint_status(&self) -> Vec<EndpointStatus> {
+        let in_force = self.errors.tables.is_empty() && self.errors.interfaces.is_empty();
+        let status = |(name, found): (&ObjectName, &Found)| {
+            let policy = self.compiled().endpoints.get(name)?;
             let (interface, state) = match found {
-                Found::Interface(interface) if in_force => (interface.name.clone(), EndpointState::Enforcing),
+                Found::Interface(interface) if in_force && self.lacks_room_for(name).is_none() => {
+                    (interface.name.clone(), EndpointState::Enforcing)
+                }
                 Found::Interface(interface) | Found::Lost(interface) => {
                     (interface.name.clone(), EndpointState::Failed)
                 }
@@ -431,6 +449,7 @@ fn endpoint_status(
                 egress_isolated: policy.egress.is_some(),
                 policies: policy.policies.iter().map(ToString::to_string).collect(),
             })
-        })
-        .collect()
+        };
+        self.found.iter().filter_map(status).collect()
+    }
 }

@@ -7,15 +7,14 @@ pub(super) struct Errors {
     pub(super) places: Vec<String>,
     pub(super) connections: Vec<String>,
     pub(super) tables: Vec<String>,
+    /// What does not fit into the tables.
+    pub(super) room: Vec<String>,
     pub(super) interfaces: Vec<String>,
 }
 
 impl Errors {
     pub(super) fn list(&self) -> Vec<String> {
-        [&self.source, &self.scan, &self.places, &self.connections, &self.tables, &self.interfaces]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect()
+        let Self { source, scan, places, connections, tables, room, interfaces } = self;
+        [source, scan, places, connections, tables, room, interfaces].into_iter().flatten().cloned().collect()
     }
 }

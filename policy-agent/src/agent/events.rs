@@ -48,14 +48,22 @@ fn wrong(core: &Core) -> Vec<(ObjectKey, Concern, String)> {
             wrong.push((key.clone(), Concern::Invalid, notes.join("; ")));
         }
     }
+    let policies = core.held_policies().map(|(name, why)| (Kind::NetworkPolicy, name, why));
+    let pods = core.lacks_room().map(|(name, why)| (Kind::Pod, name, why));
+    for (kind, name, why) in policies.chain(pods) {
+        let key = ObjectKey { kind, id: name.clone() };
+        wrong.push((key, Concern::TableFull, format!("not in force as it should be: {why}")));
+    }
     for endpoint in core.status().endpoints.iter().filter(|e| e.state == EndpointState::Failed) {
         let Some((namespace, name)) = endpoint.pod.split_once('/') else { continue };
-        let key = ObjectKey { kind: Kind::Pod, id: ObjectName::new(namespace, name) };
-        let (concern, why) = match core.table_error() {
-            Some(error) => (Concern::TableFull, error.to_owned()),
-            None => (Concern::EndpointFailed, core.status().errors.join("; ")),
-        };
-        wrong.push((key, concern, format!("policy is not in force as it should be: {why}")));
+        let id = ObjectName::new(namespace, name);
+        // Where only a policy of the pod's is held back, the policy has the Event.
+        if core.lacks_room_for(&id).is_none() {
+            let why = core.status().errors.join("; ");
+            let key = ObjectKey { kind: Kind::Pod, id };
+            let note = format!("policy is not in force as it should be: {why}");
+            wrong.push((key, Concern::EndpointFailed, note));
+        }
     }
     wrong
 }

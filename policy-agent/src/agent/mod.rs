@@ -9,6 +9,7 @@ mod drops;
 mod errors;
 mod events;
 mod flow_words;
+mod held;
 mod input;
 mod neighbours;
 mod overlay;
@@ -24,7 +25,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use control::{Answer, LogReply, Reply, Request, ask, ask_for, log_level};
-pub use status::{EndpointState, EndpointStatus, FlowStatus, Status};
+pub use status::{EndpointState, EndpointStatus, FlowStatus, Status, TableStatus};
 
 use crate::config::RunOptions;
 use crate::health::BEAT_EVERY;
@@ -99,7 +100,7 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
                 }
                 // Answered where it was read; it never comes here.
                 Request::Status | Request::LogLevel { .. } => {
-                    let _ = answer.send(Answer::Agent(Reply::of(core.status())));
+                    let _ = answer.send(Answer::Agent(Reply::of(&core.whole_status())));
                 }
                 Request::Flows => {
                     let flows = core.flows();
@@ -110,7 +111,7 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
                 Ok(events) => core.report(&events),
                 Err(error) => tracing::warn!("reading drop events: {error}"),
             },
-            Some(request) = telemetry.asked() => telemetry.answer(request, &core),
+            Some(request) = telemetry.asked() => telemetry.answer(request, &mut core),
             warnings = neighbours.next(&core) => core.set_warnings(warnings),
             () = until(core.sweep_at()) => core.sweep(),
             () = until(plugin.deadline()) => plugin.expire(&mut core),

@@ -13,6 +13,25 @@ pub struct Status {
     /// What is no error of ours, and may be one of the node's: other policy engines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// How full the tables are. Only where it was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableStatus>,
+    /// What the tables may take in all, in bytes.
+    #[serde(default)]
+    pub table_memory: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// The name that metrics have for it too.
+    pub table: String,
+    /// Entries; where each family has a table of its own, those of the fuller one.
+    pub used: u64,
+    pub capacity: u64,
+    /// What it takes of the kernel's memory with these entries, at the most.
+    pub bytes: u64,
+    /// Something did not fit into it and is not in force.
+    pub full: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

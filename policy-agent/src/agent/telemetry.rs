@@ -53,15 +53,17 @@ impl Telemetry {
         self.scrapes.recv().await
     }
 
-    pub(super) fn answer(&self, request: SnapshotRequest, core: &Core) {
+    pub(super) fn answer(&self, request: SnapshotRequest, core: &mut Core) {
         if let Some(stats) = &self.stats {
             self.metrics.watches(stats);
         }
         let snapshot = Snapshot {
             endpoints: core.status().endpoints.iter().map(|endpoint| endpoint.state).collect(),
             revision: core.status().generation,
-            tables: core.usage(),
-            flows: core.flow_count(),
+            held_policies: core.held_policies().count() as u64,
+            lost_events: core.lost_events(),
+            tables: core.tables(),
+            flows: core.flow_count().map(|count| (count.flows, count.fragments)),
             ..Snapshot::default()
         };
         request.answer(match core.totals() {

@@ -38,7 +38,7 @@ enum Command {
     /// Prints the generation. Objects that could not be read are named on standard error, but do not make it fail:
     /// what they say cannot be enforced, everything else is.
     Sync(run::SyncArgs),
-    /// Show the running agent's endpoints and errors.
+    /// Show the running agent's endpoints, tables and errors.
     Status(run::StatusArgs),
     /// Show who opened which connection, as the running agent's flow table remembers it.
     Flows(run::FlowsArgs),

@@ -33,6 +33,9 @@ pub(super) struct StatusArgs {
     /// Exit with status 1 unless everything is enforced and nothing is wrong.
     #[arg(long)]
     check: bool,
+    /// Show also how full each table is and what memory it takes. JSON has that always.
+    #[arg(long)]
+    tables: bool,
 }
 
 #[derive(Debug, Args)]
@@ -77,8 +80,8 @@ pub(super) fn sync(args: &SyncArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let reply = block_on(agent::ask(&args.socket.socket, Request::Status, Duration::from_secs(2)))?;
-    status::print_status(&reply.status, args.output)?;
+    let reply = block_on(agent::ask(&args.socket.socket, Request::Status, Duration::from_secs(5)))?;
+    status::print_status(&reply.status, args.output, args.tables)?;
     let well = reply.status.synced && reply.status.errors.is_empty();
     Ok(if args.check && !well { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use policy_agent::agent::{FlowStatus, Status};
+use policy_agent::agent::{FlowStatus, Status, TableStatus};
 
 use super::output::{Output, print_json, table};
 
-pub(super) fn print_status(status: &Status, output: Output) -> anyhow::Result<()> {
+/// `tables`: whether to show them too; JSON has them always.
+pub(super) fn print_status(status: &Status, output: Output, tables: bool) -> anyhow::Result<()> {
     if output == Output::Json {
         return print_json(status);
     }
@@ -25,6 +26,9 @@ pub(super) fn print_status(status: &Status, output: Output) -> anyhow::Result<()
         ]);
     }
     anstream::println!("{rows}");
+    if tables {
+        print_tables(status);
+    }
     for error in &status.errors {
         anstream::println!("error: {error}");
     }
@@ -32,6 +36,33 @@ pub(super) fn print_status(status: &Status, output: Output) -> anyhow::Result<()
         anstream::println!("warning: {warning}");
     }
     Ok(())
+}
+
+fn print_tables(status: &Status) {
+    let mut rows = table(&["TABLE", "USED", "CAPACITY", "SHARE", "MEMORY", ""]);
+    for TableStatus { table, used, capacity, bytes, full } in &status.tables {
+        let share = u128::from(*used) * 100 / u128::from(*capacity).max(1);
+        rows.add_row([
+            table.clone(),
+            used.to_string(),
+            capacity.to_string(),
+            format!("{share}%"),
+            amount(*bytes),
+            if *full { "FULL" } else { "" }.to_owned(),
+        ]);
+    }
+    let sum = status.tables.iter().map(|table| table.bytes).sum();
+    anstream::println!("{rows}");
+    anstream::println!("tables take {} of at most {}", amount(sum), amount(status.table_memory));
+}
+
+/// In the unit that gives a number of some digits.
+fn amount(bytes: u64) -> String {
+    match bytes {
+        0..10_240 => format!("{bytes} B"),
+        10_240..10_485_760 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
 }
 
 pub(super) fn print_sync(status: &Status, output: Output) -> anyhow::Result<ExitCode> {

@@ -5,6 +5,7 @@
 
 mod effective;
 mod file;
+mod memory;
 mod options;
 mod reference;
 mod values;

@@ -5,14 +5,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::values::{Fallback, KubeconfigFiles, Listen, Switch, duration_within, entries, power_of_two};
+use super::memory::read as read_memory;
+use super::values::{
+    Auto, Bytes, Fallback, KubeconfigFiles, Listen, Switch, auto, bytes, duration_within, entries,
+    power_of_two,
+};
 use crate::datapath::bpf::AttachMode;
 use crate::endpoints::ProcScan;
 use crate::logging::{Format, check_filter};
-use crate::plan::Capacity;
+use crate::plan::{Fixed, LARGEST, Limits};
 
 /// What every subcommand logs, and how.
 #[derive(Clone, Debug, Args)]
@@ -157,66 +162,83 @@ pub struct OperationOptions {
     pub events: Switch,
 }
 
-/// The kernel reserves a table's memory when it is made.
+/// How large tables are. Each is as large as the node's memory suggests, and grows, unless its size is set here.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Table sizes")]
 pub struct TableOptions {
-    /// Addresses of pods and single addresses of rules, for each family (64 to 16777216).
+    /// What all tables together may take (32Mi to 1024Gi), which says how large each is and how far it may grow.
+    ///
+    /// `auto` is a tenth of the node's memory, or half of what the agent's container is limited to where that is less.
+    #[arg(long, env = "SLUICE_TABLE_MEMORY", default_value_t = Auto::Auto, value_name = "SIZE|auto", value_parser = memory)]
+    pub table_memory: Auto<Bytes>,
+    /// Addresses of pods that rules tell from others, for each family (64 to 16777216).
     #[arg(
-        long, env = "SLUICE_TABLE_PEERS", default_value_t = Capacity::default().peers, value_name = "ENTRIES",
-        value_parser = entries(64, 1 << 24),
+        long, env = "SLUICE_TABLE_PEERS", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(entries(64, LARGEST.peers)),
     )]
-    pub table_peers: u32,
+    pub table_peers: Auto<u32>,
     /// Networks of rules, for each family (64 to 16777216).
     #[arg(
-        long, env = "SLUICE_TABLE_CIDRS", default_value_t = Capacity::default().cidrs, value_name = "ENTRIES",
-        value_parser = entries(64, 1 << 24),
+        long, env = "SLUICE_TABLE_CIDRS", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(entries(64, LARGEST.cidrs)),
     )]
-    pub table_cidrs: u32,
+    pub table_cidrs: Auto<u32>,
     /// What each policy set says to each class of peers (1024 to 67108864).
     #[arg(
-        long, env = "SLUICE_TABLE_ROWS", default_value_t = Capacity::default().rows, value_name = "ENTRIES",
-        value_parser = entries(1024, 1 << 26),
+        long, env = "SLUICE_TABLE_ROWS", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(entries(1024, LARGEST.rows)),
     )]
-    pub table_rows: u32,
+    pub table_rows: Auto<u32>,
     /// Words of 64 port classes each that these are made of (64 to 16777216).
     #[arg(
-        long, env = "SLUICE_TABLE_WORDS", default_value_t = Capacity::default().words, value_name = "ENTRIES",
-        value_parser = entries(64, 1 << 24),
+        long, env = "SLUICE_TABLE_WORDS", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(entries(64, LARGEST.words)),
     )]
-    pub table_words: u32,
+    pub table_words: Auto<u32>,
     /// Pods of this node (16 to 65536).
     #[arg(
-        long, env = "SLUICE_TABLE_ENDPOINTS", default_value_t = Capacity::default().endpoints, value_name = "ENTRIES",
-        value_parser = entries(16, 1 << 16),
+        long, env = "SLUICE_TABLE_ENDPOINTS", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(entries(16, LARGEST.endpoints)),
     )]
-    pub table_endpoints: u32,
+    pub table_endpoints: Auto<u32>,
     /// Networks that pods may send from beside their own addresses (64 to 1048576).
     #[arg(
-        long, env = "SLUICE_TABLE_SOURCES", default_value_t = Capacity::default().sources, value_name = "ENTRIES",
-        value_parser = entries(64, 1 << 20),
+        long, env = "SLUICE_TABLE_SOURCES", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(entries(64, LARGEST.sources)),
     )]
-    pub table_sources: u32,
+    pub table_sources: Auto<u32>,
     /// Sets of eight connections each, a power of two (1024 to 1048576).
     ///
     /// A flow table that an agent before this one left keeps its size; `policy-agent uninstall` removes it.
     #[arg(
-        long, env = "SLUICE_TABLE_FLOW_SETS", default_value_t = Capacity::default().flow_sets, value_name = "ENTRIES",
-        value_parser = power_of_two(1 << 10, 1 << 20),
+        long, env = "SLUICE_TABLE_FLOW_SETS", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(power_of_two(1 << 10, LARGEST.flow_sets)),
     )]
-    pub table_flow_sets: u32,
+    pub table_flow_sets: Auto<u32>,
 }
 
-impl From<&TableOptions> for Capacity {
-    fn from(options: &TableOptions) -> Self {
-        Self {
-            words: options.table_words,
-            rows: options.table_rows,
-            endpoints: options.table_endpoints,
-            peers: options.table_peers,
-            cidrs: options.table_cidrs,
-            sources: options.table_sources,
-            flow_sets: options.table_flow_sets,
-        }
+fn memory(text: &str) -> Result<Auto<Bytes>, String> {
+    auto(bytes(32 << 20, 1 << 40))(text)
+}
+
+impl TableOptions {
+    /// How far the tables may grow, and how large they are to begin with.
+    pub fn limits(&self) -> anyhow::Result<Limits> {
+        let memory = match self.table_memory {
+            Auto::Set(Bytes(bytes)) => bytes,
+            Auto::Auto => read_memory()
+                .context("how much memory there is for tables is not known: --table-memory can say it")?
+                .for_tables(),
+        };
+        let fixed = Fixed {
+            words: self.table_words.set(),
+            rows: self.table_rows.set(),
+            endpoints: self.table_endpoints.set(),
+            peers: self.table_peers.set(),
+            cidrs: self.table_cidrs.set(),
+            sources: self.table_sources.set(),
+            flow_sets: self.table_flow_sets.set(),
+        };
+        Ok(Limits::new(memory, fixed))
     }
 }

@@ -1,5 +1,6 @@
 //! The values that options take, each with the words that stand for it on the command line and in the file.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -118,6 +119,71 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
+/// A value that follows from the node unless it is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto<T> {
+    Auto,
+    Set(T),
+}
+
+impl<T: Copy> Auto<T> {
+    pub const fn set(self) -> Option<T> {
+        match self {
+            Self::Auto => None,
+            Self::Set(value) => Some(value),
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Auto<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Set(value) => value.fmt(f),
+        }
+    }
+}
+
+/// A value, or `auto`.
+pub(super) fn auto<T>(
+    value: impl Fn(&str) -> Result<T, String> + Clone,
+) -> impl Fn(&str) -> Result<Auto<T>, String> + Clone {
+    move |text| match text {
+        "auto" => Ok(Auto::Auto),
+        _ => value(text).map(Auto::Set).map_err(|error| format!("{error}, or auto")),
+    }
+}
+
+/// An amount of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+/// The units of Kubernetes' quantities that memory has.
+const UNITS: [(&str, u64); 6] =
+    [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("k", 1000), ("M", 1_000_000), ("G", 1_000_000_000)];
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = self;
+        match UNITS[..3].iter().rev().find(|(_, unit)| *bytes >= *unit && bytes.is_multiple_of(*unit)) {
+            Some((name, unit)) => write!(f, "{}{name}", bytes / unit),
+            None => bytes.fmt(f),
+        }
+    }
+}
+
+/// An amount of memory from `least` to `most`: a number with Ki, Mi, Gi, k, M or G, or of bytes.
+pub(super) fn bytes(least: u64, most: u64) -> impl Fn(&str) -> Result<Bytes, String> + Clone {
+    move |text| {
+        let unit = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)));
+        let (number, unit) = unit.unwrap_or((text, 1));
+        match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)) {
+            Some(bytes) if (least..=most).contains(&bytes) => Ok(Bytes(bytes)),
+            _ => Err(format!("must be from {} to {}, such as 512Mi", Bytes(least), Bytes(most))),
+        }
+    }
+}
+
 /// A number of entries from `least` to `most`.
 pub(super) fn entries(least: u32, most: u32) -> impl Fn(&str) -> Result<u32, String> + Clone {
     move |text| match text.parse() {
@@ -184,5 +250,24 @@ mod tests {
         }
         assert_eq!(power_of_two(64, 1024)("512"), Ok(512));
         assert_eq!(power_of_two(64, 1024)("500"), Err("must be a power of two, such as 512".to_owned()));
+    }
+
+    #[test]
+    fn amounts_of_memory_and_what_follows_from_the_node() {
+        let parse = auto(bytes(32 << 20, 1 << 40));
+        assert_eq!(parse("auto"), Ok(Auto::Auto));
+        for (text, expected) in
+            [("32Mi", 32 << 20), ("64M", 64_000_000), ("1024Gi", 1 << 40), ("40000000", 40_000_000)]
+        {
+            assert_eq!(parse(text), Ok(Auto::Set(Bytes(expected))), "{text}");
+        }
+        for bad in ["", "Mi", "31Mi", "1025Gi", "-1Mi", "1.5Gi", "10%", "99999999999999999999Gi", "1 Gi"] {
+            let told = "must be from 32Mi to 1024Gi, such as 512Mi, or auto".to_owned();
+            assert_eq!(parse(bad), Err(told), "{bad}");
+        }
+        assert_eq!(Auto::Set(Bytes(1 << 29)).to_string(), "512Mi");
+        assert_eq!(Bytes(1000).to_string(), "1000");
+        assert_eq!(auto(entries(64, 128))("auto"), Ok(Auto::Auto));
+        assert_eq!(auto(entries(64, 128))("5"), Err("must be a number from 64 to 128, or auto".to_owned()));
     }
 }

@@ -25,9 +25,9 @@ pub use reference::reference;
 pub use scrape::{Scraper, SnapshotRequest, scraper};
 pub use text::Exposition;
 
-use crate::agent::EndpointState;
+use crate::agent::{EndpointState, TableStatus};
 use crate::datapath::bpf::Totals;
-use crate::plan::Op;
+use crate::plan::{Op, Table};
 use crate::source::Kind;
 use crate::source::cluster::{EventType, Relist, WatchStats};
 use process::Process;
@@ -61,10 +61,13 @@ pub struct Snapshot {
     pub endpoints: Vec<EndpointState>,
     /// `Status::generation`.
     pub revision: u64,
-    /// Entries in use and capacity, by table: `Planner::usage`.
-    pub tables: BTreeMap<&'static str, (u64, u64)>,
-    /// Live entries of the flow table, where they were counted.
-    pub flows: Option<u64>,
+    pub tables: Vec<TableStatus>,
+    /// Live entries of the flow table, where they were counted: flows, and datagrams in fragments.
+    pub flows: Option<(u64, u64)>,
+    /// Policies that are not in force for want of room.
+    pub held_policies: u64,
+    /// Dropped packets that were not reported, where that could be read.
+    pub lost_events: Option<u64>,
 }
 
 impl Snapshot {
@@ -115,6 +118,9 @@ pub struct Metrics {
     revision: Gauge,
     map_pressure: Labelled<1, Fraction>,
     map_capacity: Labelled<1, Gauge>,
+    map_memory: Labelled<1, Gauge>,
+    map_full: Labelled<1, Gauge>,
+    held_policies: Gauge,
     map_ops: Labelled<3, Counter>,
     watch_events: Labelled<2, Counter>,
     watch_last_event: Labelled<1, Fraction>,
@@ -131,6 +137,7 @@ pub struct Metrics {
     cni_requests: Labelled<2, Counter>,
     cni_duration: Labelled<1, Histogram>,
     flows: Gauge,
+    fragments: Gauge,
     api_errors: Labelled<1, Counter>,
     kubernetes_events: Labelled<1, Counter>,
     other_engines: Labelled<1, Gauge>,
@@ -196,6 +203,23 @@ impl Metrics {
                 "Entries of a table in use, from 0 to 1; a change that does not fit is not enforced",
             ),
             map_capacity: r.gauges("sluice_bpf_map_capacity", None, ["map_name"], "Entries of a table"),
+            map_memory: r.gauges(
+                "sluice_bpf_map_memory",
+                Some(Unit::Bytes),
+                ["map_name"],
+                "What a table takes of the kernel's memory with its entries, at the most",
+            ),
+            map_full: r.gauges(
+                "sluice_bpf_map_full",
+                None,
+                ["map_name"],
+                "1 while something is not in force because it does not fit into this table",
+            ),
+            held_policies: r.gauge(
+                "sluice_policies_held_back",
+                None,
+                "Policies that are not in force as they were read because they do not fit: what they said before is",
+            ),
             map_ops: r.counters(
                 "sluice_bpf_map_ops",
                 None,
@@ -268,6 +292,11 @@ impl Metrics {
                 "sluice_flow_table_flows",
                 None,
                 "Connections in the flow table when it was last looked through",
+            ),
+            fragments: r.gauge(
+                "sluice_flow_table_fragments",
+                None,
+                "Datagrams in fragments that the flow table had then",
             ),
             api_errors: r.counters(
                 "sluice_api_errors",
@@ -354,11 +383,6 @@ impl Metrics {
         );
     }
 
-    /// Dropped packets that were not reported.
-    pub fn lost_events(&self, count: u64) {
-        self.events_lost.inc_by(count);
-    }
-
     pub fn attach_failed(&self) {
         self.attach_failures.inc();
     }
@@ -402,12 +426,20 @@ impl Metrics {
         }
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.revision.set(whole(snapshot.revision));
-        for (table, (used, capacity)) in &snapshot.tables {
+        for TableStatus { table, used, capacity, bytes, full } in &snapshot.tables {
+            let Some(table) = Table::from_name(table).map(Table::name) else { continue };
             self.map_capacity.at([table]).set(whole(*capacity));
             self.map_pressure.at([table]).set(share(*used, *capacity));
+            self.map_memory.at([table]).set(whole(*bytes));
+            self.map_full.at([table]).set((*full).into());
         }
-        if let Some(flows) = snapshot.flows {
+        self.held_policies.set(whole(snapshot.held_policies));
+        if let Some((flows, fragments)) = snapshot.flows {
             self.flows.set(whole(flows));
+            self.fragments.set(whole(fragments));
+        }
+        if let Some(lost) = snapshot.lost_events {
+            set(&self.events_lost, lost);
         }
     }
 

@@ -24,7 +24,6 @@ fn eventful() -> Metrics {
     stats.kind(Kind::Pod).heard(EventType::Listed);
     stats.reports_sent.store(1, Ordering::Relaxed);
     metrics.watches(&stats);
-    metrics.lost_events(2);
     metrics.attach_failed();
     metrics.repaired();
     metrics.protected_after(moment);
@@ -39,8 +38,16 @@ fn eventful() -> Metrics {
         forwards: vec![(Direction::Egress, packets(9))],
         endpoints: vec![EndpointState::Enforcing, EndpointState::Enforcing, EndpointState::Failed],
         revision: 4,
-        tables: BTreeMap::from([("peers", (32, 128))]),
-        flows: Some(11),
+        tables: vec![TableStatus {
+            table: "peers".to_owned(),
+            used: 32,
+            capacity: 128,
+            bytes: 4096,
+            full: true,
+        }],
+        flows: Some((11, 3)),
+        held_policies: 5,
+        lost_events: Some(2),
     });
     metrics
 }
@@ -59,6 +66,10 @@ fn what_happened_is_told() {
         "sluice_policy_revision 4",
         r#"sluice_bpf_map_pressure{map_name="peers"} 0.25"#,
         r#"sluice_bpf_map_capacity{map_name="peers"} 128"#,
+        r#"sluice_bpf_map_memory_bytes{map_name="peers"} 4096"#,
+        r#"sluice_bpf_map_full{map_name="peers"} 1"#,
+        "sluice_policies_held_back 5",
+        "sluice_flow_table_fragments 3",
         r#"sluice_bpf_map_ops_total{map_name="bits",operation="update",outcome="success"} 1"#,
         r#"sluice_bpf_map_ops_total{map_name="peers",operation="delete",outcome="success"} 1"#,
         r#"sluice_bpf_map_ops_total{map_name="slots",operation="delete",outcome="failure"} 1"#,

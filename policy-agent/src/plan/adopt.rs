@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use policy_common::maps::{PORTS_PER_PROTOCOL, WORD_BITS};
 
+use super::capacity::Capacity;
 use super::names::{Numbers, PortSetNumber, RowKey, RuleKey, SetKey, SignatureKey};
-use super::op::Capacity;
 use super::present::Present;
 use super::{FIRST_STRIDE, LocalEndpoint, Planner};
 use crate::compile::{Compiled, PolicySet, PortSet, UNNAMED};

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::op::{Op, TableFull};
+use super::capacity::TableFull;
+use super::op::Op;
 use super::shadow::longest_prefix;
 use super::{LocalEndpoint, Planner, Wanted};
 use crate::compile::Compiled;
@@ -165,7 +166,7 @@ impl Planner {
     ) -> Option<Move> {
         let present = self.shadow.peers.get(address).copied();
         let net = IpNet::from(address);
-        let (to, remove) = match compiled.addresses.get(address) {
+        let (to, remove) = match self.wanted_signature(compiled, address) {
             Some(signature) => (surroundings.class(*signature), false),
             None => (surroundings.final_class(compiled, net), true),
         };

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use policy_common::maps::{Addr4, Addr6, Endpoint, Sets};
 
+use super::capacity::TableFull;
 use super::known::Known;
-use super::op::{Op, TableFull};
+use super::op::Op;
 use super::{LocalEndpoint, Planner};
 use crate::compile::Compiled;
 

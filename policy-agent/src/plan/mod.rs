@@ -17,10 +17,13 @@
 //! Pure: no clock, no kernel. A plan that does not fit changes nothing ([`TableFull`]); one that failed half-way leaves
 //! the shadow saying exactly what the tables hold, and the next plan, which compares everything, repairs the rest.
 
+mod admit;
 mod adopt;
+mod capacity;
 mod classes;
 mod endpoints;
 mod known;
+mod limits;
 mod names;
 mod op;
 mod ports;
@@ -36,7 +39,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use op::{Capacity, Op, TableFull};
+pub use admit::Admission;
+pub use capacity::{Capacity, Table, TableFull};
+pub use limits::{Fixed, LARGEST, Limits, Memory};
+pub use op::Op;
 pub use present::Present;
 
 use crate::compile::{Compiled, Delta};
@@ -111,6 +117,10 @@ pub struct Planner {
     known: Option<Known>,
     /// What has changed since then.
     pending: Delta,
+    /// What does not fit may be left out, where that opens nothing.
+    lenient: bool,
+    /// Addresses that were left out of the last plan.
+    left_out: BTreeSet<IpAddr>,
 }
 
 /// What one planning run carries along.
@@ -151,6 +161,8 @@ impl Planner {
             suspect: false,
             known: None,
             pending: Delta::default(),
+            lenient: false,
+            left_out: BTreeSet::new(),
         }
     }
 
@@ -183,6 +195,9 @@ impl Planner {
     ) -> Result<Vec<Op>, TableFull> {
         let whole = self.suspect || self.pending.everything;
         let pending = std::mem::take(&mut self.pending);
+        let missing = std::mem::take(&mut self.left_out);
+        let whole = whole || self.lenient;
+        self.leave_out(compiled);
         let planned = match self.known.take().filter(|_| !whole) {
             Some(known) => self.plan_delta(known, compiled, &pending, endpoints),
             None => self.plan_whole(compiled, endpoints),
@@ -191,9 +206,12 @@ impl Planner {
             self.shadow.roll_back(0);
             self.freed = Freed::default();
             self.pending = pending;
+            self.left_out = missing;
             return Err(full);
         }
-        self.pending = Delta { to: pending.to, ..Delta::default() };
+        // The next plan looks for room again.
+        let addresses = self.left_out.clone();
+        self.pending = Delta { to: pending.to, addresses, ..Delta::default() };
         let plan = self.shadow.take_plan();
         // A barrier keeps apart what comes before and after it.
         Ok(if plan.iter().all(|op| *op == Op::Barrier) { Vec::new() } else { plan })
@@ -305,25 +323,25 @@ impl Planner {
             Ranges::rebuild(1, capacity.words, layout.rows.values().map(|word| (*word, width)));
     }
 
-    /// Entries in use, by table, with the capacity: for metrics and `status`.
-    pub fn usage(&self) -> BTreeMap<&'static str, (u64, u64)> {
-        let layout = &self.layout;
-        let entry = |used: usize, capacity: u32| (used as u64, u64::from(capacity));
-        BTreeMap::from([
-            ("rows", entry(layout.sets.len() * layout.stride as usize, self.capacity.rows)),
-            ("bits", entry(layout.rows.len() * layout.width as usize, self.capacity.words)),
-            ("endpoints", entry(self.shadow.slots.len(), self.capacity.endpoints)),
-            ("peers", entry(self.shadow.peers.len(), self.capacity.peers)),
-            ("cidrs", entry(self.shadow.cidrs.len(), self.capacity.cidrs)),
-        ])
+    /// Entries in use, with the capacity: for metrics and `status`. Of two families, those of the larger one.
+    pub fn usage(&self) -> BTreeMap<Table, (u64, u64)> {
+        let (layout, shadow) = (&self.layout, &self.shadow);
+        let larger =
+            |of: fn(&Shadow, bool) -> usize| [true, false].map(|v4| of(shadow, v4)).into_iter().max();
+        let used = [
+            (Table::Rows, layout.sets.len() * layout.stride as usize),
+            (Table::Bits, layout.rows.len() * layout.width as usize),
+            (Table::Endpoints, shadow.slots.len()),
+            (Table::Interfaces, self.high_interfaces()),
+            (Table::Peers, larger(|shadow, v4| shadow.peers.len_of(v4)).unwrap_or(0)),
+            (Table::Cidrs, larger(Shadow::cidrs_of).unwrap_or(0)),
+            (Table::Sources, shadow.sources.len()),
+        ];
+        used.map(|(table, used)| (table, (used as u64, self.capacity.entries(table)))).into()
     }
 
-    fn check(&self, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
-        fits("endpoints", endpoints.len(), self.capacity.endpoints)?;
-        // Old and new ones are there together, and the trie keeps one entry to itself.
-        let sources = endpoints.iter().map(|local| local.sources.len()).sum::<usize>();
-        let needed = sources + self.shadow.sources.len();
-        fits("sources", if needed == 0 { 0 } else { needed + 1 }, self.capacity.sources)
+    pub const fn capacity(&self) -> &Capacity {
+        &self.capacity
     }
 
     /// Tables with a fixed number of entries, each family for itself; old and new entries are there together for a
@@ -335,7 +353,7 @@ impl Planner {
     ) -> Result<(), TableFull> {
         let mut needed = [true, false].map(|v4| self.shadow.peers.len_of(v4));
         for address in candidates {
-            if compiled.addresses.contains(address) && !self.shadow.peers.contains(address) {
+            if self.wanted_signature(compiled, address).is_some() && !self.shadow.peers.contains(address) {
                 needed[usize::from(address.is_ipv6())] += 1;
             }
         }

@@ -32,39 +32,3 @@ pub enum Op {
     /// Waits until no program runs that has read what earlier operations replaced.
     Barrier,
 }
-
-/// How many entries each table has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Capacity {
-    pub words: u32,
-    pub rows: u32,
-    pub endpoints: u32,
-    pub peers: u32,
-    pub cidrs: u32,
-    /// Prefixes of extra sources.
-    pub sources: u32,
-    /// Sets of the flow table, eight flows each: a power of two.
-    pub flow_sets: u32,
-}
-
-impl Default for Capacity {
-    fn default() -> Self {
-        Self {
-            words: 262_144,
-            rows: 1_048_576,
-            endpoints: 1024,
-            peers: 131_072,
-            cidrs: 131_072,
-            sources: 16_384,
-            flow_sets: 32_768,
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("table {table} is full: {needed} entries needed, {capacity} there; what was enforced stays enforced")]
-pub struct TableFull {
-    pub table: &'static str,
-    pub needed: u64,
-    pub capacity: u64,
-}

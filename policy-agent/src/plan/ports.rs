@@ -6,8 +6,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use policy_common::maps::WORD_BITS;
 
+use super::capacity::TableFull;
 use super::names::{PortSetNumber, RowKey};
-use super::op::{Op, TableFull};
+use super::op::Op;
 use super::{Planner, Wanted};
 use crate::compile::partition;
 use crate::compile::{PortInterval, PortSet};

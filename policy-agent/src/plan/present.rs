@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy_common::maps::{Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets};
 
-use super::op::Capacity;
+use super::capacity::Capacity;
 
 /// The contents of the tables that another agent, or a dead one, has left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,11 @@
 //! are there. Every set keeps the row that it has towards every class, so that each write takes one address from its
 //! old verdicts to its new ones, and no pod leaves a set that a packet may still be reading: no barrier.
 
+use super::capacity::TableFull;
 use super::classes::{Move, Surroundings};
 use super::endpoints::Target;
 use super::known::Known;
-use super::op::{Op, TableFull};
+use super::op::Op;
 use super::{LocalEndpoint, Planner};
 use crate::compile::{Compiled, Delta};
 

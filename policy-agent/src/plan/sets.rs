@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::capacity::TableFull;
 use super::names::SetKey;
-use super::op::{Op, TableFull};
+use super::op::Op;
 use super::{Layout, Planner};
 
 impl Planner {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ipnet::IpNet;
 use policy_common::maps::{CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets};
 
-use super::op::{Capacity, Op};
+use super::capacity::Capacity;
+use super::op::Op;
 use super::present::Present;
 use crate::model::{AddressMap, Protocol};
 
@@ -50,6 +51,11 @@ impl Shadow {
 
     pub(super) fn row(&self, index: u32) -> u32 {
         self.rows.get(index as usize).copied().unwrap_or(0)
+    }
+
+    /// How many prefixes of one family there are.
+    pub(super) fn cidrs_of(&self, v4: bool) -> usize {
+        self.cidrs.keys().filter(|net| matches!(net, IpNet::V4(_)) == v4).count()
     }
 
     pub(super) fn word(&self, index: u32) -> u64 {

@@ -108,7 +108,7 @@ impl Planner {
     }
 }
 
-fn wanted_sources(endpoints: &[LocalEndpoint]) -> BTreeSet<(u32, IpNet)> {
+pub(super) fn wanted_sources(endpoints: &[LocalEndpoint]) -> BTreeSet<(u32, IpNet)> {
     let of = |local: &LocalEndpoint| {
         let ifindex = local.ifindex;
         local.sources.iter().map(move |net| (ifindex, net.trunc())).collect::<Vec<_>>()

@@ -40,6 +40,7 @@ pub(super) const CAPACITY: Capacity = Capacity {
     cidrs: 1024,
     sources: 64,
     flow_sets: 65_536,
+    index_blocks: 1024,
 };
 
 /// Two sets of policies over the same pods, and the tables that hold one of them at a time.

@@ -65,9 +65,10 @@ impl Core {
         };
         let attached = self.datapath.attached().get(&interface.ifindex).is_some_and(|a| a.current);
         let located = self.locals.iter().any(|local| local.ifindex == interface.ifindex);
-        match attached && located && self.errors.tables.is_empty() {
-            true => Ok(()),
-            false => Err(format!("policy is not in force on {}", interface.name)),
+        match self.lacks_room_for(name) {
+            Some(why) => Err(why.to_owned()),
+            None if attached && located && self.errors.tables.is_empty() => Ok(()),
+            None => Err(format!("policy is not in force on {}", interface.name)),
         }
     }
 }

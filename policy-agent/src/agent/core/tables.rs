@@ -1,81 +1,67 @@
-//! The tables: taken over from the agent before, and written from change to change.
+//! How full the tables are.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use policy_common::flows::{FlowEntry, Tracked};
+
+use super::super::status::{Status, TableStatus};
 use super::Core;
-use crate::compile::Delta;
-use crate::datapath::bpf::BpfError;
-use crate::datapath::carry_out;
-use crate::plan::Planner;
+use crate::plan::Table;
+
+/// How old a count of the flow table may be: all of it is read for one, tens of milliseconds.
+const RECENT: Duration = Duration::from_secs(60);
+
+/// Live entries of the flow table, as last counted.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::agent) struct FlowCount {
+    pub(in crate::agent) flows: u64,
+    /// Datagrams whose first fragment was allowed.
+    pub(in crate::agent) fragments: u64,
+    counted: Instant,
+}
+
+impl FlowCount {
+    pub(in crate::agent) fn of(entries: &[FlowEntry]) -> Self {
+        let is_fragment = |entry: &&FlowEntry| entry.key.tracked != Tracked::Flow as u8;
+        let fragments = entries.iter().filter(is_fragment).count() as u64;
+        Self { flows: entries.len() as u64 - fragments, fragments, counted: Instant::now() }
+    }
+}
 
 impl Core {
-    /// Writes the tables; returns how many writes that took.
-    pub(super) fn enforce(&mut self, delta: &Delta) -> usize {
-        self.errors.tables.clear();
-        if !self.taken_over {
-            match self.take_over() {
-                Ok(()) => self.taken_over = true,
-                Err(error) => {
-                    self.errors.tables.push(format!("taking over what is enforced already: {error}"));
-                    return 0;
-                }
+    /// Live entries of the flow table; counted again where that was some time ago.
+    pub(in crate::agent) fn flow_count(&mut self) -> Option<FlowCount> {
+        if self.flow_count.is_none_or(|count| count.counted.elapsed() > RECENT) {
+            match self.datapath.flows() {
+                Ok((entries, _now)) => self.flow_count = Some(FlowCount::of(&entries)),
+                Err(error) => tracing::warn!("counting the flow table: {error}"),
             }
         }
-        let started = Instant::now();
-        let ops = match self.planner.plan_changes(self.compiler.compiled(), delta, &self.locals) {
-            Ok(ops) if ops.is_empty() => {
-                self.planner.applied();
-                return 0;
-            }
-            Ok(ops) => ops,
-            Err(full) => {
-                self.errors.tables.push(full.to_string());
-                return 0;
-            }
-        };
-        self.metrics.planned(started.elapsed());
-        let started = Instant::now();
-        let (applied, result) = carry_out(&mut self.planner, &mut self.datapath, &ops);
-        self.metrics.applied(&ops, applied, started.elapsed());
-        match result {
-            Ok(()) => {
-                self.planner.applied();
-                self.connections.changed();
-            }
-            Err(error) => self.errors.tables.push(error.to_string()),
-        }
-        applied
+        self.flow_count
     }
 
-    /// The tables of an agent before this one stay, and only what differs from what is wanted is written. Where nobody
-    /// can say what they stand for, they stay in force until others are filled.
-    fn take_over(&mut self) -> Result<(), BpfError> {
-        let Some(present) = self.datapath.present()? else { return Ok(()) };
-        let slots = present.slots.clone();
-        // An interface that nobody explains stays as it was: on the tables that it has, which then may not change.
-        let is_local = |ifindex: &u32| self.locals.iter().any(|local| local.ifindex == *ifindex);
-        let explained =
-            self.datapath.attached().keys().filter(|ifindex| slots.contains_key(ifindex)).all(is_local);
-        let compiled = self.compiler.compiled();
-        let planner = match explained {
-            true => Planner::adopt(self.capacity, present, compiled, &self.locals),
-            false => None,
+    /// What `status` tells, tables included.
+    pub(in crate::agent) fn whole_status(&mut self) -> Status {
+        Status { tables: self.tables(), table_memory: self.memory, ..self.status.clone() }
+    }
+
+    pub(in crate::agent) fn tables(&mut self) -> Vec<TableStatus> {
+        let counted = self.flow_count().map_or(0, |count| count.flows + count.fragments);
+        let (flow_entries, index) = (self.datapath.flow_entries(), self.datapath.index_blocks());
+        let capacity = *self.planner.capacity();
+        let mut usage = self.planner.usage();
+        // A former agent's table may have another size.
+        usage.insert(Table::Flows, (counted, flow_entries));
+        usage.insert(Table::Index, (index, capacity.entries(Table::Index)));
+        let status = |table: Table| {
+            let (used, entries) = usage.get(&table).copied()?;
+            let bytes = match table {
+                Table::Flows => capacity.bytes_of(table) / capacity.entries(table).max(1) * entries,
+                _ => capacity.bytes_with(table, used),
+            };
+            let full = self.full.contains(table.name());
+            Some(TableStatus { table: table.name().to_owned(), used, capacity: entries, bytes, full })
         };
-        if let Some(planner) = planner {
-            match self.datapath.take_over(&slots) {
-                Ok(()) => {
-                    tracing::info!("took over the tables of the agent before: {} endpoints", slots.len());
-                    self.planner = planner;
-                    self.connections.changed();
-                    return Ok(());
-                }
-                Err(error) => tracing::warn!("moving interfaces to this agent's programs: {error}"),
-            }
-        }
-        tracing::info!("the tables of the agent before stay in force until new ones are filled");
-        self.datapath.renew(&self.capacity)?;
-        self.programs = self.datapath.program_ids()?;
-        self.planner = Planner::new(self.capacity);
-        Ok(())
+        Table::ALL.into_iter().filter_map(status).collect()
     }
 }

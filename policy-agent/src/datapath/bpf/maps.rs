@@ -12,8 +12,8 @@ use bytemuck::bytes_of;
 use ipnet::IpNet;
 use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowSet, FlowShape};
 use policy_common::maps::{
-    Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, IFINDEX_DIRECT, INDEX_BLOCK,
-    INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, Sets, Settings, SlotRef, SourceKey,
+    Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT,
+    INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, Sets, Settings, SlotRef, SourceKey,
 };
 use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
@@ -27,6 +27,7 @@ use crate::ready::readiness;
 
 const ENDPOINT: usize = size_of::<Endpoint>();
 const SETTINGS: usize = size_of::<Settings>();
+const EVENT_BUDGET: usize = size_of::<EventBudget>();
 type SourceBytes = [u8; size_of::<SourceKey>()];
 /// include/uapi/linux/bpf.h: the kernel copies the value under its lock.
 pub(super) const BPF_F_LOCK: u64 = 4;
@@ -51,6 +52,7 @@ pub(super) struct Maps {
     flow_shape: Array<MapData, [u8; size_of::<FlowShape>()]>,
     settings: Array<MapData, [u8; SETTINGS]>,
     counts: PerCpuArray<MapData, [u8; 16]>,
+    event_budget: PerCpuArray<MapData, [u8; EVENT_BUDGET]>,
     events: Option<RingBuf<MapData>>,
 }
 
@@ -84,6 +86,7 @@ impl Maps {
             flow_shape: take(ebpf, "FLOW_SHAPE")?,
             settings: take(ebpf, "SETTINGS")?,
             counts: take(ebpf, "COUNTS")?,
+            event_budget: take(ebpf, "EVENT_BUDGET")?,
             events: Some(take(ebpf, "EVENTS")?),
         })
     }
@@ -272,6 +275,18 @@ impl Maps {
         let ring = self.events.take().ok_or(BpfError::Missing("EVENTS (taken twice)"))?;
         let ready = readiness(&ring).map_err(MapError::IoError)?;
         Ok(EventStream { ring, ready })
+    }
+
+    /// Drops that were counted and not reported.
+    pub(super) fn lost_events(&self) -> Result<u64, BpfError> {
+        let each = self.event_budget.get(&0, 0)?;
+        let lost = |bytes: &[u8; EVENT_BUDGET]| bytemuck::pod_read_unaligned::<EventBudget>(bytes).suppressed;
+        Ok(each.iter().map(lost).fold(0, u64::wrapping_add))
+    }
+
+    /// Blocks of the index that are in use.
+    pub(super) const fn index_blocks(&self) -> u64 {
+        self.index.blocks_in_use()
     }
 
     pub(super) fn totals(&self) -> Result<Totals, BpfError> {

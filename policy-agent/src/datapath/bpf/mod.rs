@@ -22,12 +22,12 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapInfo;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use policy_common::flows::{FlowEntry, FlowSeed};
-use policy_common::maps::Settings;
+use policy_common::flows::{FlowEntry, FlowSeed, WAYS};
+use policy_common::maps::{INDEX_BLOCK, INDEX_TOP, Settings};
 
 pub use attach::{AttachMode, Attached, Hook};
 pub use maps::{EventStream, Totals};
-pub use pins::uninstall;
+pub use pins::{pinned_capacity, uninstall};
 
 use super::{Datapath, WriteError};
 use crate::plan::{Capacity, Op, Present};
@@ -81,6 +81,8 @@ pub struct BpfDatapath {
 struct Generation {
     ebpf: Ebpf,
     maps: Maps,
+    /// Of the flow table, which may be a former agent's.
+    flow_sets: u32,
     /// Its tables are those of the agent before, and what they hold has not been looked at yet.
     is_adopted: bool,
 }
@@ -230,6 +232,21 @@ impl BpfDatapath {
         }
     }
 
+    /// Dropped packets that were counted and not reported, because too many were dropped at once.
+    pub fn lost_events(&self) -> Result<u64, BpfError> {
+        self.generation.maps.lost_events()
+    }
+
+    /// How many entries the flow table has, which may be a former agent's.
+    pub const fn flow_entries(&self) -> u64 {
+        self.generation.flow_sets as u64 * WAYS as u64
+    }
+
+    /// Blocks of the IPv4 index in use.
+    pub const fn index_blocks(&self) -> u64 {
+        self.generation.maps.index_blocks()
+    }
+
     pub fn totals(&self) -> Result<Totals, BpfError> {
         self.generation.maps.totals()
     }
@@ -270,8 +287,8 @@ impl Generation {
         let mut ebpf = load_object(object, capacity, pins, is_adopted)?;
         pins.pin_next(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
-        let mut generation = Self { ebpf, maps, is_adopted };
         let flow_sets = MapInfo::from_pin(pins.flows("FLOWS"))?.max_entries();
+        let mut generation = Self { ebpf, maps, flow_sets, is_adopted };
         generation.maps.inherit(&pins.other_flows()?)?;
         let (flow_seed, flow_mask) = generation.maps.flow_table(flow_sets)?;
         let Self { maps, ebpf, .. } = &mut generation;
@@ -306,7 +323,7 @@ async fn pass_on<T: log::Log>(mut logger: aya_log::EbpfLogger<T>) {
 }
 
 /// The tables whose sizes are chosen.
-const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 10] {
+const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 11] {
     [
         ("BITS", capacity.words),
         ("ROWS", capacity.rows),
@@ -318,6 +335,7 @@ const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 10] {
         ("CIDRS6", capacity.cidrs),
         ("SOURCES", capacity.sources),
         ("FLOWS", capacity.flow_sets),
+        ("INDEX4", INDEX_TOP + capacity.index_blocks * INDEX_BLOCK),
     ]
 }
 

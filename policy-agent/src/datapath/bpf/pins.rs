@@ -15,10 +15,11 @@ use aya::Ebpf;
 use aya::maps::MapInfo;
 use nix::fcntl::{Flock, FlockArg};
 use policy_common::flows::FLOW_LAYOUT;
-use policy_common::maps::LAYOUT;
+use policy_common::maps::{INDEX_BLOCK, INDEX_TOP, LAYOUT};
 
 use super::attach::{self, Hook};
 use super::{BpfError, program};
+use crate::plan::Capacity;
 
 /// Tables that an agent fills, and that the next one takes over.
 pub(super) const TABLES: [&str; 12] = [
@@ -36,7 +37,7 @@ pub(super) const TABLES: [&str; 12] = [
     "SOURCES",
 ];
 /// Kept from one agent of this layout to the next, and from one generation of tables to the next.
-const KEPT: [&str; 2] = ["COUNTS", "EVENTS"];
+const KEPT: [&str; 3] = ["COUNTS", "EVENTS", "EVENT_BUDGET"];
 /// The connections, kept from one agent to the next.
 pub(super) const FLOWS: [&str; 3] = ["FLOWS", "FLOW_SEED", "FLOW_SHAPE"];
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
@@ -177,6 +178,23 @@ fn lock(folder: &Path) -> Result<Flock<File>, BpfError> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => BpfError::InUse(folder.to_owned()),
         errno => failed("locking", folder, &errno),
+    })
+}
+
+/// The sizes of the tables that the agent before left; `None` where there are none of this layout.
+pub fn pinned_capacity(bpffs: &Path) -> Option<Capacity> {
+    let pins = Pins { root: bpffs.to_owned(), _alone: None };
+    let entries = |path: PathBuf| MapInfo::from_pin(path).map(|info| info.max_entries()).ok();
+    let table = |name| entries(pins.table(name));
+    Some(Capacity {
+        words: table("BITS")?,
+        rows: table("ROWS")?,
+        endpoints: table("ENDPOINTS")?,
+        peers: table("PEERS4")?,
+        cidrs: table("CIDRS4")?,
+        sources: table("SOURCES")?,
+        flow_sets: entries(pins.flows("FLOWS"))?,
+        index_blocks: table("INDEX4")?.checked_sub(INDEX_TOP)? / INDEX_BLOCK,
     })
 }
 
