@@ -1,5 +1,6 @@
 //! The pipeline from end to end: compile, plan, apply, attach.
 
+pub(super) mod repair;
 pub(super) mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use crate::endpoints::{self, Cache, Scan, scan};
 use crate::metrics::Metrics;
 use crate::model::{Changes, ObjectName};
 use crate::plan::{Capacity, LocalEndpoint, Planner};
+use repair::Repairs;
 
 /// What is looked at besides what the source says has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,9 @@ pub(super) struct Core {
     programs: BTreeSet<u32>,
     /// Live entries of the flow table, as last counted.
     flow_count: Option<u64>,
+    repairs: Repairs,
+    /// Warnings of other policy engines.
+    neighbours: Vec<String>,
 }
 
 impl Core {
@@ -102,6 +107,8 @@ impl Core {
             metrics,
             seen: BTreeMap::new(),
             flow_count: None,
+            repairs: Repairs::default(),
+            neighbours: Vec::new(),
         })
     }
 
@@ -115,7 +122,8 @@ impl Core {
 
     /// Says what is no error of ours, and may be one of the node's.
     pub(super) fn set_warnings(&mut self, warnings: Vec<String>) {
-        self.status.warnings = warnings;
+        self.neighbours = warnings;
+        self.status.warnings = self.warnings();
     }
 
     pub(super) fn usage(&self) -> BTreeMap<&'static str, (u64, u64)> {

@@ -43,11 +43,15 @@ impl Pins {
     }
 
     pub(super) fn link(&self, hook: Hook, ifindex: u32) -> PathBuf {
-        self.root.join("links").join(format!("{ifindex}-{}", hook.program()))
+        self.link_folder().join(attach::link_pin(hook, ifindex))
+    }
+
+    pub(super) fn link_folder(&self) -> PathBuf {
+        self.root.join("links")
     }
 
     pub(super) fn links(&self) -> Result<Vec<PathBuf>, BpfError> {
-        list(&self.root.join("links"))
+        list(&self.link_folder())
     }
 
     /// Pins this agent's maps and programs beside those of the one before.
