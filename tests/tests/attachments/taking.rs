@@ -28,7 +28,7 @@ pub(crate) enum Taking {
     RemadeQdisc,
     /// Another BPF filter with our priority and handle.
     Replace,
-    /// Another kind of filter with our priority.
+    /// A filter of another protocol with our priority, which two cannot share.
     Usurp,
     /// The marks, while the filters hang.
     Marks,
@@ -64,24 +64,26 @@ impl Taking {
             Self::Folder => scene.shell(&format!("rm {pins}/{index}-* && (rmdir {pins} || true)")).map(drop),
             Self::Filter => scene.tc("filter del dev DEV egress pref 20942").map(drop),
             Self::Qdisc => scene.tc("qdisc del dev DEV clsact").map(drop),
-            Self::RemadeQdisc => {
-                scene.tc("qdisc del dev DEV clsact").and_then(|_| scene.tc("qdisc add dev DEV clsact")).map(drop)
-            }
+            Self::RemadeQdisc => two_steps(scene, "qdisc del dev DEV clsact", "qdisc add dev DEV clsact"),
             Self::Replace => scene
                 .tc(&format!(
                     "filter replace dev DEV egress {OUR_PLACE} handle 1 bpf da bytecode '1,6 0 0 0'"
                 ))
                 .map(drop),
-            Self::Usurp => scene
-                .shell(&format!(
-                    "tc filter del dev {0} egress pref 20942 && \
-                     tc filter add dev {0} egress {OUR_PLACE} handle 1 u32 match u32 0 0 classid 1:1",
-                    scene.interface
-                ))
-                .map(drop),
+            Self::Usurp => two_steps(
+                scene,
+                "filter del dev DEV egress pref 20942",
+                "filter add dev DEV egress pref 20942 protocol ip handle 1 bpf da bytecode '1,6 0 0 0'",
+            ),
             Self::Marks => {
                 scene.shell(&format!("rmdir {pins}/{index}-to_pod-filter {pins}/{index}-from_pod-filter")).map(drop)
             }
         }
     }
+}
+
+/// In one process, as fast as it goes. The agent may be faster: then the second step fails, and the first was enough.
+fn two_steps(scene: &Scene, first: &str, second: &str) -> Result<()> {
+    let batch = format!("{first}\n{second}").replace("DEV", &scene.interface);
+    scene.shell(&format!("tc -force -batch - <<'END' || true\n{batch}\nEND")).map(drop)
 }
