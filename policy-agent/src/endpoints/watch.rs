@@ -49,12 +49,7 @@ impl LinkWatch {
         if let Err(error) = links.socket.set_listen_all_namespaces(true) {
             tracing::info!(%error, "addresses added inside pods are not announced");
         }
-        Ok(Self {
-            links,
-            directory: DirectoryWatch::new(netns_dir.into())?,
-            due: None,
-            told: None,
-        })
+        Ok(Self { links, directory: DirectoryWatch::new(netns_dir.into())?, due: None, told: None })
     }
 
     /// Waits for a change, and a moment for those that come with it; returns when the first was seen. Nothing is lost when

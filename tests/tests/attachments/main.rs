@@ -45,7 +45,8 @@ fn what_somebody_takes_off_is_noticed_and_back_within_a_second() -> Result<()> {
             ensure!(repaired == u64::try_from(round + 1)?, "{mode} {taking:?}: {repaired} repairs");
         }
         let log = scene.lab.agents[0].log();
-        let told = log.lines().filter(|l| l.contains("WARN") && l.contains("put back what somebody took off"));
+        let told =
+            log.lines().filter(|l| l.contains("WARN") && l.contains("put back what somebody took off"));
         let told: Vec<&str> = told.collect();
         ensure!(told.len() == Taking::all(mode).len(), "{told:#?}");
         let named = |line: &&str| line.contains("dev/web") && line.contains(&scene.interface);
@@ -75,7 +76,9 @@ fn what_began_while_nothing_hung_is_judged_when_it_hangs_again() -> Result<()> {
             })();
             kill(agent, Signal::SIGCONT)?;
             let mut denied = seen.with_context(|| format!("{mode} {taking:?}"))?;
-            eventually(WITHIN, || Ok((scene.ours()? != scene.expected()).then(|| format!("{mode} {taking:?}"))))?;
+            eventually(WITHIN, || {
+                Ok((scene.ours()? != scene.expected()).then(|| format!("{mode} {taking:?}")))
+            })?;
             scene.lab.expect_probes("prod/web dev/web tcp/80 hangs");
             // Its opener had no permission, and has none now.
             ensure!(denied.echo(DENY_TIMEOUT) == Outcome::TimedOut, "{mode} {taking:?}");

@@ -127,7 +127,11 @@ fn others_run_in_their_order_after_restarts_and_repairs() -> Result<()> {
         }
         check(&scene, &mut others, "at first")?;
         for killed in [true, false] {
-            if killed { scene.lab.agent().kill()? } else { drop(scene.lab.agent().stop()?) }
+            if killed {
+                scene.lab.agent().kill()?
+            } else {
+                drop(scene.lab.agent().stop()?)
+            }
             scene.lab.agent().restart()?;
             scene.lab.sync()?;
             ensure!(others.order(&scene)? == order, "{mode} after a restart: {:?}", others.order(&scene)?);

@@ -33,7 +33,9 @@ pub(crate) fn modes() -> Vec<Mode> {
     match has_tcx() {
         Ok(true) => vec![Mode::Tcx, Mode::Clsact],
         Ok(false) => {
-            eprintln!("THIS KERNEL HAS NO TCX (Linux 6.6 brought it): the tcx cases do not run here, clsact's do");
+            eprintln!(
+                "THIS KERNEL HAS NO TCX (Linux 6.6 brought it): the tcx cases do not run here, clsact's do"
+            );
             vec![Mode::Clsact]
         }
         Err(error) => panic!("asking the kernel for tcx: {error}"),
@@ -146,7 +148,8 @@ impl Scene {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
-        let line = text.lines().find(|line| line.split(' ').next() == Some(name)).context("no such metric")?;
+        let line =
+            text.lines().find(|line| line.split(' ').next() == Some(name)).context("no such metric")?;
         line.split(' ').nth(1).and_then(|value| value.parse().ok()).with_context(|| line.to_owned())
     }
 }

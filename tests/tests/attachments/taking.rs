@@ -52,7 +52,9 @@ impl Taking {
     pub(crate) fn take(self, scene: &Scene) -> Result<()> {
         let (pins, index) = (scene.pins()?, scene.ifindex);
         match self {
-            Self::Detach => scene.shell(&format!("bpftool link detach pinned {pins}/{index}-to_pod")).map(drop),
+            Self::Detach => {
+                scene.shell(&format!("bpftool link detach pinned {pins}/{index}-to_pod")).map(drop)
+            }
             Self::Update => {
                 let link = FdLink::from(PinnedLink::from_pin(format!("{pins}/{index}-to_pod"))?);
                 let mut other = Foreign::load("other")?;
@@ -75,9 +77,9 @@ impl Taking {
                 "filter del dev DEV egress pref 20942",
                 "filter add dev DEV egress pref 20942 protocol ip handle 1 bpf da bytecode '1,6 0 0 0'",
             ),
-            Self::Marks => {
-                scene.shell(&format!("rmdir {pins}/{index}-to_pod-filter {pins}/{index}-from_pod-filter")).map(drop)
-            }
+            Self::Marks => scene
+                .shell(&format!("rmdir {pins}/{index}-to_pod-filter {pins}/{index}-from_pod-filter"))
+                .map(drop),
         }
     }
 }

@@ -204,7 +204,9 @@ fn attach_filter(
         Ok(()) => make_mark(&made)?,
         Err(error) if is_already_there(&error) => {
             // Nothing of ours is on it: it may be another one than the one that we made.
-            if filters.ours(ifindex, Hook::FromPod)?.is_none() && filters.ours(ifindex, Hook::ToPod)?.is_none() {
+            if filters.ours(ifindex, Hook::FromPod)?.is_none()
+                && filters.ours(ifindex, Hook::ToPod)?.is_none()
+            {
                 remove_pin(&made)?;
             }
         }
@@ -224,7 +226,10 @@ fn attach_filter(
 }
 
 /// Replaces the filter that has our place, or makes one.
-fn put_filter(program: &mut SchedClassifier, Place { name, hook, .. }: Place<'_>) -> Result<(), ProgramError> {
+fn put_filter(
+    program: &mut SchedClassifier,
+    Place { name, hook, .. }: Place<'_>,
+) -> Result<(), ProgramError> {
     let handle = TcHandle::new(0, HANDLE);
     let present = SchedClassifierLink::attached(name, hook.attach_type(), PRIORITY, handle, None)
         .map_err(TcError::IoError)?;

@@ -161,7 +161,8 @@ impl BpfDatapath {
         if self.attached.get(&ifindex).filter(hung).is_none() {
             return Ok(None);
         }
-        let expected: Vec<Expected> = self.expected().filter(|expected| expected.ifindex() == ifindex).collect();
+        let expected: Vec<Expected> =
+            self.expected().filter(|expected| expected.ifindex() == ifindex).collect();
         let links = self.pins.link_folder();
         let lost = self.inspector().look(&expected).map_err(|e| pins::failed("asking about", &links, &e))?;
         if !lost.is_empty() {
