@@ -15,7 +15,7 @@ const MOST: Duration = Duration::from_millis(5);
 
 #[test]
 fn a_look_at_110_endpoints_takes_less_than_five_milliseconds() -> Result<()> {
-    for mode in modes() {
+    for mode in modes()? {
         let (looks, attached) = with_interfaces(PODS, |indices| {
             let pins = Bpffs::new(&format!("cost-{mode}"));
             let capacity = Capacity {

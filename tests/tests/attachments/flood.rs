@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl Flood {
                 let mut buffer = [0; 16];
                 while !stop.load(Ordering::Relaxed) {
                     if receiver.recv(&mut buffer).is_ok() {
-                        heard.lock().unwrap().push(Instant::now());
+                        heard.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
                     }
                 }
             }
@@ -51,14 +51,14 @@ impl Flood {
 
     /// Nothing has been heard lately.
     pub(crate) fn quiet(&self) -> Result<()> {
-        let last = self.heard.lock().unwrap().last().map(Instant::elapsed);
+        let last = self.heard.lock().unwrap_or_else(PoisonError::into_inner).last().map(Instant::elapsed);
         ensure!(last.is_none_or(|ago| ago > Duration::from_millis(100)), "heard {last:?} ago");
         Ok(())
     }
 
     /// How many have arrived since `moment`, and how long after it the last one did.
     pub(crate) fn heard_since(&self, moment: Instant) -> (usize, Duration) {
-        let heard = self.heard.lock().unwrap();
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let count = heard.iter().filter(|at| **at > moment).count();
         (count, heard.last().map_or(Duration::ZERO, |last| last.saturating_duration_since(moment)))
     }

@@ -15,7 +15,7 @@ fn rounds() -> u64 {
 
 #[test]
 fn agents_that_die_while_they_change_the_way_to_attach_leave_one() -> Result<()> {
-    let modes = modes();
+    let modes = modes()?;
     let last = modes.len() - 1;
     let mut scene = Scene::start(modes[last])?;
     scene.lab.agent().kill()?;

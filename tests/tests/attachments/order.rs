@@ -7,7 +7,7 @@ use sluice_netns::{ALLOW_TIMEOUT, Outcome, UdpConn};
 use sluice_tests::agent_world::eventually;
 
 use super::foreign::{Foreign, counting};
-use super::scene::{Mode, Scene, WITHIN, modes};
+use super::scene::{Mode, PATIENCE, Scene, modes};
 use super::taking::Taking;
 
 const PACKETS: u64 = 20;
@@ -111,7 +111,7 @@ fn check(scene: &Scene, others: &mut Others, when: &str) -> Result<()> {
 #[test]
 fn others_run_in_their_order_after_restarts_and_repairs() -> Result<()> {
     let _counting = counting()?;
-    for mode in modes() {
+    for mode in modes()? {
         let mut scene = Scene::without_agent(mode)?;
         let mut others = Others::early(&scene)?;
         scene.start_agent()?;
@@ -143,7 +143,7 @@ fn others_run_in_their_order_after_restarts_and_repairs() -> Result<()> {
         };
         let before = scene.metric("sluice_programs_repaired_total")?;
         taking.take(&scene)?;
-        eventually(WITHIN * 2, || {
+        eventually(PATIENCE, || {
             let repaired = scene.metric("sluice_programs_repaired_total")?;
             Ok((repaired == before).then(|| format!("{mode}: not repaired")))
         })?;

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use sluice_tests::agent_world::eventually;
 
-use super::scene::{Mode, Scene, WITHIN};
+use super::scene::{Mode, PATIENCE, Scene};
 
 fn qdisc(scene: &Scene) -> Result<bool> {
     Ok(scene.tc("qdisc show dev DEV")?.contains("clsact"))
@@ -51,7 +51,7 @@ fn a_qdisc_that_we_made_goes_and_one_of_others_stays() -> Result<()> {
     scene.tc("qdisc del dev DEV clsact")?;
     // The agent may be faster.
     let remade = scene.tc("qdisc add dev DEV clsact").is_ok();
-    eventually(WITHIN, || Ok((scene.ours()? != scene.expected()).then(|| "not repaired".to_owned())))?;
+    eventually(PATIENCE, || Ok((scene.ours()? != scene.expected()).then(|| "not repaired".to_owned())))?;
     uninstall(&mut scene)?;
     ensure!(qdisc(&scene)? == remade, "remade: {remade}, left: {}", qdisc(&scene)?);
     Ok(())

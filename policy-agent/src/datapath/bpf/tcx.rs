@@ -18,7 +18,7 @@ const PROG_QUERY: libc::c_int = 16;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
 /// `BPF_MPROG_MAX`: as many as can hang on one hook.
-const MOST: usize = 64;
+const MOST: u32 = 64;
 
 /// The part of `union bpf_attr` for `BPF_PROG_QUERY`.
 #[repr(C)]
@@ -46,13 +46,13 @@ pub(super) struct Hanging {
 
 /// In the order in which they run.
 pub(super) fn hanging(ifindex: u32, hook: Hook) -> io::Result<Vec<Hanging>> {
-    let (mut programs, mut links) = ([0_u32; MOST], [0_u32; MOST]);
+    let (mut programs, mut links) = ([0_u32; MOST as usize], [0_u32; MOST as usize]);
     let mut query = Query {
         ifindex,
         attach_type: attach_type(hook),
         program_ids: programs.as_mut_ptr() as u64,
         link_ids: links.as_mut_ptr() as u64,
-        count: MOST as u32,
+        count: MOST,
         ..Query::default()
     };
     match call(&mut query) {
