@@ -1,6 +1,7 @@
 //! The pipeline from end to end: compile, plan, apply, attach.
 
 mod generations;
+pub(super) mod repair;
 mod room;
 pub(super) mod standing;
 pub(super) mod tables;
@@ -27,6 +28,7 @@ use crate::endpoints::{self, Cache, Scan, scan};
 use crate::metrics::Metrics;
 use crate::model::{Changes, ObjectName};
 use crate::plan::{Limits, LocalEndpoint, Planner};
+use repair::Repairs;
 use room::Refused;
 use tables::FlowCount;
 
@@ -77,6 +79,9 @@ pub(super) struct Core {
     /// Tables that something does not fit into.
     full: BTreeSet<&'static str>,
     memory: u64,
+    repairs: Repairs,
+    /// Warnings of other policy engines.
+    neighbours: Vec<String>,
 }
 
 impl Core {
@@ -127,6 +132,8 @@ impl Core {
             full: BTreeSet::new(),
             memory: limits.memory(),
             limits,
+            repairs: Repairs::default(),
+            neighbours: Vec::new(),
         })
     }
 
@@ -140,7 +147,8 @@ impl Core {
 
     /// Says what is no error of ours, and may be one of the node's.
     pub(super) fn set_warnings(&mut self, warnings: Vec<String>) {
-        self.status.warnings = warnings;
+        self.neighbours = warnings;
+        self.status.warnings = self.warnings();
     }
 
     pub(super) fn totals(&self) -> anyhow::Result<Totals> {

@@ -10,6 +10,7 @@ mod errors;
 mod events;
 mod flow_words;
 mod held;
+mod hooks;
 mod input;
 mod neighbours;
 mod overlay;
@@ -49,6 +50,7 @@ const FAILED_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM, SIGINT or a `shutdown` request. Enforcement stays in place.
 pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
+    allow_descriptors();
     let (server, mut questions) = Server::bind(&options.operation.socket.socket, log).await?;
     let (input, mut objects) = input(&options).await?;
     let stats = objects.as_ref().map(|objects| Arc::clone(objects.source.stats()));
@@ -60,6 +62,7 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
     let mut plugin = Waiting::new(telemetry.metrics.clone());
     let mut told = Told::default();
     let mut neighbours = Watch::new(&options.cni.cni_conf_dir, telemetry.metrics.clone());
+    let mut hooks = hooks::Watch::new(&core).context("watching filters")?;
     let plugin_entry = cni::keep_installed(&options);
     let mut stop = Stop::new()?;
     let mut beat = tokio::time::interval(BEAT_EVERY);
@@ -112,6 +115,7 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
                 Err(error) => tracing::warn!("reading drop events: {error}"),
             },
             Some(request) = telemetry.asked() => telemetry.answer(request, &mut core),
+            lost = hooks.next(&core) => core.repair(&lost),
             warnings = neighbours.next(&core) => core.set_warnings(warnings),
             () = until(core.sweep_at()) => core.sweep(),
             () = until(plugin.deadline()) => plugin.expire(&mut core),
@@ -128,6 +132,16 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
     plugin_entry.abort();
     drop(server);
     Ok(())
+}
+
+/// Each side of each pod's interface has an open link, and a service's limit may be 1,024 descriptors.
+fn allow_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!("raising the limit of open files: {error}");
+    }
 }
 
 /// The watches of an API server, and what they tell. Dropped, they end.

@@ -28,6 +28,18 @@ pub enum EnforceError {
     Write(#[from] WriteError),
 }
 
+/// Puts endpoints under watch, packets of which may have passed unjudged.
+pub fn watch<D: Datapath>(
+    planner: &mut Planner,
+    datapath: &mut D,
+    interfaces: &BTreeSet<u32>,
+) -> Result<(), WriteError> {
+    let ops = planner.watch(interfaces);
+    carry_out(planner, datapath, &ops).1?;
+    planner.unwatched();
+    Ok(())
+}
+
 /// Ends the watch over every endpoint but those of `keep`, which have connections that lost their permission.
 pub fn unwatch<D: Datapath>(
     planner: &mut Planner,

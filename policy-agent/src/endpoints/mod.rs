@@ -8,7 +8,7 @@
 
 mod directory;
 mod namespaces;
-mod netlink;
+pub(crate) mod netlink;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub use scan::scan;
+pub(crate) use watch::Announcements;
 pub use watch::LinkWatch;
 
 /// The host end of the interface that bears an address.

@@ -47,7 +47,8 @@ pub(super) struct Address {
 }
 
 /// An rtnetlink socket: it stays in the namespace that it was opened in, wherever its thread moves to.
-pub(super) struct Netlink {
+#[derive(Debug)]
+pub(crate) struct Netlink {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
@@ -55,7 +56,7 @@ pub(super) struct Netlink {
 
 impl Netlink {
     /// Opens a socket in the calling thread's namespace.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let socket = Socket::new(NETLINK_ROUTE)?;
         // The kernel answers before `send` returns, and goes on with a dump before `recv` does: where nothing is there to be
         // read, nothing comes. An error is better than a thread that waits for ever.
@@ -123,7 +124,7 @@ impl Netlink {
     }
 
     /// Sends a request and reads the whole answer. Also says whether a dump was disturbed by a change.
-    fn request<T>(
+    pub(crate) fn request<T>(
         &mut self,
         kind: u16,
         flags: u16,
@@ -249,7 +250,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     /// Flags in an attribute's type.
     const FLAGS: u16 = 0xc000;
     std::iter::from_fn(move || {
@@ -261,7 +262,7 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn number(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 

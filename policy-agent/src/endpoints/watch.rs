@@ -33,8 +33,7 @@ const MOST_READS: usize = 1024;
 /// not found.
 #[derive(Debug)]
 pub struct LinkWatch {
-    socket: Socket,
-    ready: AsyncFd<OwnedFd>,
+    links: Announcements,
     directory: DirectoryWatch,
     /// A change that has been seen and not been told yet: when it was seen, and when to tell.
     due: Option<(Instant, Instant)>,
@@ -45,24 +44,12 @@ impl LinkWatch {
     /// Begins to watch the calling thread's namespace and `netns_dir`, which may not exist yet. To be called within a tokio
     /// runtime that has IO and time enabled.
     pub fn new(netns_dir: impl Into<PathBuf>) -> io::Result<Self> {
-        // tokio panics without.
-        Handle::try_current().map_err(io::Error::other)?;
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.set_non_blocking(true)?;
-        socket.bind(&SocketAddr::new(0, 0))?;
-        if let Err(error) = socket.set_listen_all_namespaces(true) {
+        let groups = [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR];
+        let links = Announcements::of(&groups)?;
+        if let Err(error) = links.socket.set_listen_all_namespaces(true) {
             tracing::info!(%error, "addresses added inside pods are not announced");
         }
-        for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
-            socket.add_membership(group)?;
-        }
-        Ok(Self {
-            ready: readiness(&socket)?,
-            socket,
-            directory: DirectoryWatch::new(netns_dir.into())?,
-            due: None,
-            told: None,
-        })
+        Ok(Self { links, directory: DirectoryWatch::new(netns_dir.into())?, due: None, told: None })
     }
 
     /// Waits for a change, and a moment for those that come with it; returns when the first was seen. Nothing is lost when
@@ -72,7 +59,7 @@ impl LinkWatch {
             Some(due) => due,
             None => {
                 let seen = tokio::select! {
-                    seen = links_changed(&self.socket, &self.ready) => seen,
+                    seen = self.links.next() => seen,
                     seen = self.directory.changed() => seen,
                 };
                 let now = Instant::now();
@@ -88,7 +75,7 @@ impl LinkWatch {
         };
         sleep_until(due).await;
         // Errors stay for the next call to find.
-        let _ = drain(&self.socket);
+        let _ = drain(&self.links.socket);
         let _ = self.directory.drain();
         self.due = None;
         self.told = Some(Instant::now());
@@ -96,10 +83,33 @@ impl LinkWatch {
     }
 }
 
-async fn links_changed(socket: &Socket, ready: &AsyncFd<OwnedFd>) -> io::Result<()> {
-    loop {
-        if let Ok(read) = ready.readable().await?.try_io(|_| drain(socket)) {
-            return read;
+/// What rtnetlink announces to groups of listeners in the calling thread's namespace.
+#[derive(Debug)]
+pub(crate) struct Announcements {
+    socket: Socket,
+    ready: AsyncFd<OwnedFd>,
+}
+
+impl Announcements {
+    /// To be called within a tokio runtime that has IO enabled.
+    pub(crate) fn of(groups: &[u32]) -> io::Result<Self> {
+        // tokio panics without.
+        Handle::try_current().map_err(io::Error::other)?;
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        for group in groups {
+            socket.add_membership(*group)?;
+        }
+        Ok(Self { ready: readiness(&socket)?, socket })
+    }
+
+    /// Waits until something is announced. Nothing is lost when it is dropped before it is done.
+    pub(crate) async fn next(&self) -> io::Result<()> {
+        loop {
+            if let Ok(read) = self.ready.readable().await?.try_io(|_| drain(&self.socket)) {
+                return read;
+            }
         }
     }
 }

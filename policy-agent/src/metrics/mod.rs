@@ -267,7 +267,7 @@ impl Metrics {
             programs_repaired: r.counter(
                 "sluice_programs_repaired",
                 None,
-                "Times that programs which somebody had taken off an interface were put back",
+                "Times that somebody had taken off what enforces policy on an interface, and it was put back",
             ),
             unprotected: r.histogram(
                 "sluice_endpoint_unprotected",

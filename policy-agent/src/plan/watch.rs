@@ -42,6 +42,20 @@ impl Planner {
         self.shadow.slots.values().any(|slot| self.shadow.watched.contains(slot))
     }
 
+    /// Puts the endpoints of these interfaces under watch: packets passed them that nobody judged. The caller applies the
+    /// operations and says `unwatched`, or `failed`.
+    pub fn watch(&mut self, interfaces: &BTreeSet<u32>) -> Vec<Op> {
+        if self.suspect {
+            return Vec::new();
+        }
+        let slots: Vec<u32> =
+            interfaces.iter().filter_map(|ifindex| self.shadow.slots.get(ifindex)).copied().collect();
+        for slot in slots {
+            self.shadow.emit(Op::Watch { slot, on: true });
+        }
+        self.shadow.take_plan()
+    }
+
     /// Takes every endpoint from the watch but those of these interfaces. The caller applies the operations and says
     /// `unwatched`, or `failed`.
     pub fn unwatch(&mut self, keep: &BTreeSet<u32>) -> Vec<Op> {
@@ -62,7 +76,7 @@ impl Planner {
         self.shadow.take_plan()
     }
 
-    /// The operations of `unwatch` were applied. They freed nothing and finished no plan.
+    /// The operations of `watch` or `unwatch` were applied. They freed nothing and finished no plan.
     pub fn unwatched(&mut self) {
         self.shadow.commit();
     }

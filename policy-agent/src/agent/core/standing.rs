@@ -43,15 +43,19 @@ impl Core {
         }
     }
 
-    /// As [`standing`](Self::standing), and the kernel is asked whether the programs still hang there.
+    /// As [`standing`](Self::standing), and the kernel is asked whether the programs still hang there. Where they did not,
+    /// they do now.
     pub(in crate::agent) fn verified(&mut self, attachment: &Attachment) -> Standing {
         let standing = self.standing(attachment);
         let name = ObjectName::from(attachment.pod.clone());
         let interface = self.found.get(&name).and_then(Found::interface).cloned();
         let (Standing::Enforced, Some(interface)) = (&standing, interface) else { return standing };
-        match self.datapath.verify(interface.ifindex) {
-            Ok(true) => standing,
-            Ok(false) => Standing::Failed(format!("somebody took the programs off {}", interface.name)),
+        match self.datapath.lost(interface.ifindex) {
+            Ok(Some(lost)) if lost.is_empty() => standing,
+            Ok(lost) => {
+                self.repair(&lost.unwrap_or_default());
+                Standing::Failed(format!("somebody took the programs off {}", interface.name))
+            }
             Err(error) => Standing::Failed(error.to_string()),
         }
     }

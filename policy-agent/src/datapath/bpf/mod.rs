@@ -15,6 +15,7 @@ mod maps;
 mod pins;
 mod present;
 mod qdisc;
+mod tcx;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,9 +29,13 @@ use policy_common::maps::{INDEX_BLOCK, INDEX_TOP, Settings};
 pub use attach::{AttachMode, Attached, Hook};
 pub use maps::{EventStream, Totals};
 pub use pins::{pinned_capacity, uninstall};
+pub use present::{Expected, Inspector, Loss, Lost};
+pub use tcx::has_tcx;
 
 use super::{Datapath, WriteError};
+use crate::endpoints;
 use crate::plan::{Capacity, Op, Present};
+use attach::{Hold, Place};
 use carry::Former;
 use maps::Maps;
 use pins::Pins;
@@ -60,6 +65,8 @@ pub enum BpfError {
     Pin { action: &'static str, path: PathBuf, cause: String },
     #[error("another agent runs with --bpffs {0}: each needs a folder of its own")]
     InUse(PathBuf),
+    #[error("--attach tcx: this kernel has no tcx, which came with Linux 6.6: use auto or clsact")]
+    NoTcx,
     #[error("interface {name} (index {ifindex}): {cause}")]
     Attach { name: String, ifindex: u32, cause: String },
     #[error(
@@ -74,6 +81,7 @@ pub struct BpfDatapath {
     pins: Pins,
     mode: AttachMode,
     attached: BTreeMap<u32, Attached>,
+    holds: BTreeMap<(u32, Hook), Hold>,
     /// Connections that an agent with another layout of the flow table has left.
     former: Option<Former>,
 }
@@ -106,12 +114,14 @@ impl BpfDatapath {
         capacity: &Capacity,
         mode: AttachMode,
     ) -> Result<Self, BpfError> {
+        let mode = mode.resolve()?;
         let pins = Pins::open(bpffs)?;
         let is_adopted = pins.can_be_adopted(&sizes(capacity));
         let has_flows = pins.flows("FLOWS").exists();
         let generation = Generation::load(object, capacity, &pins, is_adopted)?;
         let attached = attach::adopt(&pins)?;
-        let mut datapath = Self { generation, pins, mode, attached, former: None };
+        let holds = BTreeMap::new();
+        let mut datapath = Self { generation, pins, mode, attached, holds, former: None };
         if !has_flows {
             datapath.former = Former::find(&datapath.pins)?;
             datapath.carry(None)?;
@@ -167,7 +177,9 @@ impl BpfDatapath {
         }
         for hook in Hook::BOTH {
             let program = self.generation.program(hook.program())?;
-            attach::attach(program, &self.pins, self.mode, hook, ifindex, name)?;
+            let held = self.holds.get(&(ifindex, hook));
+            let hold = attach::attach(program, &self.pins, self.mode, Place { ifindex, name, hook }, held)?;
+            self.holds.insert((ifindex, hook), hold);
         }
         self.attached.insert(ifindex, Attached { name: name.to_owned(), current: true });
         // What was opened since the first look.
@@ -191,19 +203,46 @@ impl BpfDatapath {
 
     /// Whether the programs hang on an interface as the kernel sees it. Where they don't, the next `attach` puts them back.
     pub fn verify(&mut self, ifindex: u32) -> Result<bool, BpfError> {
-        let Some(Attached { name, .. }) = self.attached.get(&ifindex).cloned() else { return Ok(false) };
-        for hook in Hook::BOTH {
-            let program = self.generation.program(hook.program())?;
-            if !present::is_present(program, &self.pins, hook, ifindex, &name)? {
-                self.doubt(ifindex);
-                return Ok(false);
-            }
+        Ok(self.lost(ifindex)?.is_some_and(|lost| lost.is_empty()))
+    }
+
+    /// What somebody took off an interface, which the next `attach` then puts back. `None`: this agent has not hung its
+    /// programs there, or the interface is another one by now.
+    pub fn lost(&mut self, ifindex: u32) -> Result<Option<Vec<Lost>>, BpfError> {
+        let hung = |attached: &&Attached| {
+            attached.current && endpoints::interface_name(ifindex).is_some_and(|name| name == attached.name)
+        };
+        if self.attached.get(&ifindex).filter(hung).is_none() {
+            return Ok(None);
         }
-        Ok(true)
+        let expected: Vec<Expected> =
+            self.expected().filter(|expected| expected.ifindex() == ifindex).collect();
+        let links = self.pins.links_folder();
+        let lost = self.inspector().look(&expected).map_err(|e| pins::failed("asking about", &links, &e))?;
+        if !lost.is_empty() {
+            self.doubt(ifindex);
+        }
+        Ok(Some(lost))
+    }
+
+    /// What should hang on all interfaces.
+    pub fn expected(&self) -> impl Iterator<Item = Expected> {
+        self.holds.iter().map(|((ifindex, hook), hold)| Expected::new(*ifindex, *hook, hold))
+    }
+
+    /// Looks whether it does.
+    pub fn inspector(&self) -> Inspector {
+        Inspector::new(self.pins.links_folder())
+    }
+
+    /// Whether the programs hang as filters on clsact qdiscs.
+    pub fn uses_filters(&self) -> bool {
+        self.mode == AttachMode::Clsact
     }
 
     pub fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
         if let Some(attached) = self.attached.remove(&ifindex) {
+            self.holds.retain(|(of, _), _| *of != ifindex);
             attach::detach(&self.pins, ifindex, &attached.name)?;
         }
         Ok(())

@@ -76,7 +76,7 @@ impl Pins {
         self.root.join(format!("v{LAYOUT}"))
     }
 
-    fn links_folder(&self) -> PathBuf {
+    pub(super) fn links_folder(&self) -> PathBuf {
         self.root.join("links")
     }
 
@@ -122,7 +122,7 @@ impl Pins {
     }
 
     pub(super) fn link(&self, hook: Hook, ifindex: u32) -> PathBuf {
-        self.links_folder().join(format!("{ifindex}-{}", hook.program()))
+        self.links_folder().join(attach::link_pin(hook, ifindex))
     }
 
     pub(super) fn links(&self) -> Result<Vec<PathBuf>, BpfError> {
