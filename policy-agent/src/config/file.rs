@@ -14,7 +14,7 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 use serde_saphyr::{Location, MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::definitions;
-use super::values::{Listen, Switch};
+use super::values::{Auto, Bytes, Listen, Switch};
 
 /// More than any file of options needs.
 const MOST_BYTES: u64 = 1 << 20;
@@ -102,7 +102,11 @@ fn check(argument: &Arg, setting: &Setting) -> Result<String, String> {
     let parser = argument.get_value_parser();
     let text = match setting {
         Setting::Text(text) => text.clone(),
-        Setting::Number(text) if is::<u32>(parser) || is::<Duration>(parser) => text.clone(),
+        Setting::Number(text)
+            if is::<Auto<u32>>(parser) || is::<Auto<Bytes>>(parser) || is::<Duration>(parser) =>
+        {
+            text.clone()
+        }
         Setting::Number(_) => return Err("must be text, not a number: put it between quotes".to_owned()),
         Setting::Bool(value) if is::<Switch>(parser) || (is::<Listen>(parser) && !value) => value.to_string(),
         Setting::Bool(_) => return Err("must not be a boolean: put a text between quotes".to_owned()),
@@ -294,8 +298,8 @@ log: true
         let expected = [
             "config.yaml: line 2, column 1: unknown key \"manifest\"; the nearest known one is \"manifests\"",
             "config.yaml: line 3, column 7: node: must be text, not a number: put it between quotes",
-            "config.yaml: line 4, column 14: table-peers: \"12\": must be a number from 64 to 16777216",
-            "config.yaml: line 5, column 18: table-flow-sets: \"1500\": must be a power of two, such as 2048",
+            "config.yaml: line 4, column 14: table-peers: \"12\": must be a number from 64 to 16777216, or auto",
+            "config.yaml: line 5, column 18: table-flow-sets: \"1500\": must be a power of two, such as 2048, or auto",
             "config.yaml: line 6, column 9: attach: \"sideways\": must be one of auto, tcx, clsact",
             "config.yaml: line 7, column 9: events: \"perhaps\": must be one of on, off",
             "config.yaml: line 8, column 9: socket: must be one value, not a list",
