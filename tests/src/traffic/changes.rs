@@ -1,12 +1,13 @@
 //! Changes of policy that all mean the same to the traffic: `guest/client` may reach the shop on TCP 80 and UDP 5300; nobody
-//! may reach the vault, the shop's port 9999, or, as `guest/prisoner`, anything of the shop. Sets, classes, ports and
-//! prefixes around that change as much as they can.
+//! may reach the vault or be reached by it, nor the shop's port 9999, nor, as `guest/prisoner`, anything of the shop. Sets,
+//! classes, ports and prefixes around that change as much as they can. One thing has a meaning: whether the client may
+//! reach the shop on UDP 8888.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use anyhow::Result;
-use sluice_tests::agent_world::{Lab, policy, policy_file};
-use sluice_tests::random::Random;
+use crate::agent_world::{Lab, policy};
+use crate::random::Random;
 
 /// Who may call the shop; the part in front of the port list and behind it is the same in all.
 const CALLERS: [&str; 5] = [
@@ -27,7 +28,7 @@ const CLIENT_OUT: [Option<&str>; 5] = [
     None,
     Some("[{}]"),
     Some("[{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}]}]"),
-    Some("[{ports: [{port: 80}, {port: 1, endPort: 6000, protocol: UDP}]}]"),
+    Some("[{ports: [{port: 80}, {port: 1, endPort: 9000, protocol: UDP}]}]"),
     Some(
         "[{to: [{ipBlock: {cidr: 10.244.0.0/16, except: [10.244.9.0/24]}}, {ipBlock: {cidr: 'fd00:10:244::/48'}}], ports: [{port: web}, {port: 80}, {protocol: UDP}]}]",
     ),
@@ -43,6 +44,12 @@ const VAULT_IN: [&str; 4] = [
     "[{from: [{podSelector: {matchLabels: {app: nobody}}}]}, {ports: [{port: 1, endPort: 79}]}]",
     "[{from: [{namespaceSelector: {matchLabels: {team: none}}}, {ipBlock: {cidr: 10.244.9.0/24}}]}]",
 ];
+const VAULT_OUT: [&str; 4] = [
+    "[]",
+    "[{to: [{ipBlock: {cidr: 192.0.2.0/24}}]}]",
+    "[{to: [{podSelector: {matchLabels: {app: nobody}}}]}, {ports: [{port: 1, endPort: 79}]}]",
+    "[{to: [{namespaceSelector: {matchLabels: {team: none}}}, {ipBlock: {cidr: 10.244.9.0/24}}], ports: [{protocol: TCP}]}]",
+];
 const PRISONER_OUT: [&str; 3] = [
     "[]",
     "[{to: [{ipBlock: {cidr: 192.0.2.0/24}}]}]",
@@ -51,14 +58,21 @@ const PRISONER_OUT: [&str; 3] = [
 /// Labels of pods and namespaces that nothing above selects for good.
 const VALUES: [&str; 3] = ["a", "b", "c"];
 
-pub(crate) struct Changes {
+/// All policies are in one file, so that many can change at once.
+const FILE: &str = "policies.yaml";
+const SWITCH: &str = "shop/switch";
+
+#[derive(Debug)]
+pub struct Changes {
     random: Random,
-    present: BTreeSet<String>,
+    /// By `namespace/name`, what is inside of their specs.
+    policies: BTreeMap<String, String>,
     addresses: Vec<(&'static str, String)>,
 }
 
 impl Changes {
-    pub(crate) fn new(lab: &Lab) -> Result<Self> {
+    /// The policies that are always there, each in its first form.
+    pub fn begin(lab: &Lab, seed: u64) -> Result<Self> {
         let mut addresses = Vec::new();
         for (pod, v4, v6) in [
             ("guest/client", "CLIENT4", "CLIENT6"),
@@ -69,46 +83,94 @@ impl Changes {
             addresses.push((v4, pod.ipv4.to_string()));
             addresses.push((v6, pod.ipv6.to_string()));
         }
-        Ok(Self { random: Random::new(3), present: BTreeSet::new(), addresses })
-    }
-
-    /// The policies that are always there, each in its first form.
-    pub(crate) fn begin(&mut self, lab: &Lab) -> Result<()> {
-        self.shop_in(lab)?;
-        self.set(lab, "vault/in", Some(&ingress("{}", VAULT_IN[0])))?;
-        self.set(lab, "guest/prison", Some(&egress("{matchLabels: {app: prisoner}}", PRISONER_OUT[0])))
+        let mut changes = Self { random: Random::new(seed), policies: BTreeMap::new(), addresses };
+        changes.shop_in();
+        changes.set("vault/in", Some(ingress("{}", VAULT_IN[0])));
+        changes.set("vault/out", Some(egress("{}", VAULT_OUT[0])));
+        changes.set("guest/prison", Some(egress("{matchLabels: {app: prisoner}}", PRISONER_OUT[0])));
+        changes.write(lab)?;
+        Ok(changes)
     }
 
     /// One change of one object.
-    pub(crate) fn next(&mut self, lab: &mut Lab) -> Result<()> {
-        match self.random.below(9) {
-            0 | 1 => self.shop_in(lab),
-            2 => {
-                let rules = self.pick(&CLIENT_OUT);
-                self.set(
-                    lab,
-                    "guest/out",
-                    rules.map(|r| egress("{matchLabels: {app: client}}", r)).as_deref(),
-                )
+    pub fn next(&mut self, lab: &mut Lab) -> Result<()> {
+        match self.random.below(11) {
+            0 => self.labels(lab),
+            // Twice as often as others: the most is said in it.
+            1 | 2 => {
+                self.shop_in();
+                self.write(lab)
             }
+            which => {
+                self.change(which);
+                self.write(lab)
+            }
+        }
+    }
+
+    /// Every policy changes at once.
+    pub fn all(&mut self, lab: &Lab) -> Result<()> {
+        self.shop_in();
+        (3..11).for_each(|which| self.change(which));
+        self.write(lab)
+    }
+
+    /// Isolates both ends of every flow against what comes back: without memory of who opened it, it would be cut.
+    pub fn answers_need_memory(&mut self, lab: &Lab) -> Result<()> {
+        self.set("guest/in", Some(ingress("{}", "[]")));
+        self.set("shop/out", Some(egress("{}", "[]")));
+        self.write(lab)
+    }
+
+    /// What is in force, to come back to it.
+    #[must_use]
+    pub fn form(&self) -> BTreeMap<String, String> {
+        self.policies.clone()
+    }
+
+    /// Takes a form again that was in force before.
+    pub fn return_to(&mut self, lab: &Lab, form: &BTreeMap<String, String>) -> Result<()> {
+        self.policies.clone_from(form);
+        self.write(lab)
+    }
+
+    /// Whether the client may reach the shop's port of the switch.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.policies.contains_key(SWITCH)
+    }
+
+    fn change(&mut self, which: usize) {
+        match which {
             3 => {
-                let rules = self.pick(&SHOP_OUT);
-                self.set(lab, "shop/out", rules.map(|rules| egress("{}", rules)).as_deref())
+                let rules = self.pick(&CLIENT_OUT);
+                self.set("guest/out", rules.map(|rules| egress("{matchLabels: {app: client}}", rules)));
             }
             4 => {
-                let rules = self.pick(&GUEST_IN);
-                self.set(lab, "guest/in", rules.map(|rules| ingress("{}", rules)).as_deref())
+                let rules = self.pick(&SHOP_OUT);
+                self.set("shop/out", rules.map(|rules| egress("{}", rules)));
             }
             5 => {
-                let rules = self.pick(&VAULT_IN);
-                self.set(lab, "vault/in", Some(&ingress("{}", rules)))
+                let rules = self.pick(&GUEST_IN);
+                self.set("guest/in", rules.map(|rules| ingress("{}", rules)));
             }
             6 => {
-                let rules = self.pick(&PRISONER_OUT);
-                self.set(lab, "guest/prison", Some(&egress("{matchLabels: {app: prisoner}}", rules)))
+                let rules = self.pick(&VAULT_IN);
+                self.set("vault/in", Some(ingress("{}", rules)));
             }
-            7 => self.extra(lab),
-            _ => self.labels(lab),
+            7 => {
+                let rules = self.pick(&VAULT_OUT);
+                self.set("vault/out", Some(egress("{}", rules)));
+            }
+            8 => {
+                let rules = self.pick(&PRISONER_OUT);
+                self.set("guest/prison", Some(egress("{matchLabels: {app: prisoner}}", rules)));
+            }
+            9 => self.extra(),
+            _ => {
+                let rules = "[{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}], ports: [{port: 8888, protocol: UDP}]}]";
+                self.set(SWITCH, (!self.is_on()).then(|| ingress("{}", rules)));
+            }
         }
     }
 
@@ -116,19 +178,19 @@ impl Changes {
         all[self.random.below(all.len())]
     }
 
-    fn shop_in(&mut self, lab: &Lab) -> Result<()> {
+    fn shop_in(&mut self) {
         let (callers, ports) = (self.pick(&CALLERS), self.pick(&SHOP_PORTS));
         let open = "{ports: [{port: 7777, protocol: UDP}]}";
         let rules = format!("[{{from: [{callers}], ports: {ports}}}, {open}]");
-        self.set(lab, "shop/in", Some(&ingress("{}", &rules)))
+        self.set("shop/in", Some(ingress("{}", &rules)));
     }
 
     /// A policy of another namespace comes, changes or goes. It names ports and addresses of the traffic, so that their
     /// classes split and join.
-    fn extra(&mut self, lab: &Lab) -> Result<()> {
+    fn extra(&mut self) {
         let name = format!("other/extra{}", self.random.below(5));
         if self.random.one_in(3) {
-            return self.set(lab, &name, None);
+            return self.set(&name, None);
         }
         let port = self.pick(&[80, 81, 443, 5300, 7777, 9999]);
         let end = port + self.random.below(3000);
@@ -136,13 +198,12 @@ impl Changes {
         let length = 8 + self.random.below(25);
         let value = self.pick(&VALUES);
         self.set(
-            lab,
             &name,
-            Some(&format!(
+            Some(format!(
                 "podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: CLIENT4/{length}}}}}, {{podSelector: {{matchLabels: {{app: {value}}}}}}}, \
                  {{namespaceSelector: {{matchLabels: {{team: {value}}}}}}}], ports: [{{port: {port}, endPort: {end}, protocol: {protocol}}}]}}]"
             )),
-        )
+        );
     }
 
     /// A pod or a namespace gets other labels.
@@ -161,16 +222,20 @@ impl Changes {
         lab.manifests.pod(lab.world.pod(pod)?)
     }
 
-    fn set(&mut self, lab: &Lab, name: &str, spec: Option<&str>) -> Result<()> {
-        let Some(spec) = spec else {
-            return if self.present.remove(name) { lab.manifests.remove(&policy_file(name)) } else { Ok(()) };
+    fn set(&mut self, name: &str, spec: Option<String>) {
+        let Some(mut spec) = spec else {
+            self.policies.remove(name);
+            return;
         };
-        let mut spec = spec.to_owned();
         for (word, address) in &self.addresses {
             spec = spec.replace(word, address);
         }
-        self.present.insert(name.to_owned());
-        lab.manifests.write(&policy_file(name), &policy(name, &spec))
+        self.policies.insert(name.to_owned(), spec);
+    }
+
+    fn write(&self, lab: &Lab) -> Result<()> {
+        let all: Vec<String> = self.policies.iter().map(|(name, spec)| policy(name, spec)).collect();
+        lab.manifests.write(FILE, &all.join("---\n"))
     }
 }
 
