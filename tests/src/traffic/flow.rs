@@ -103,12 +103,10 @@ impl Flows {
                 .map(|(flow, to)| scope.spawn(move || datagrams::converse(client, *to, flow, stop)))
                 .collect();
             // One of each family, one of each node.
-            let strangers = (0..).zip(tell).skip(told.len()).map(|pair| pair.0).zip([tell[0], tell[3]]);
-            told.extend(
-                strangers.collect::<Vec<(u32, SocketAddr)>>().into_iter().map(|(flow, to)| {
-                    scope.spawn(move || datagrams::strangers(client, to, flow, stop))
-                }),
-            );
+            let strangers = (u32::try_from(tell.len())?..).zip([tell.first(), tell.last()]);
+            told.extend(strangers.filter_map(|(flow, to)| Some((flow, *to?))).map(|(flow, to)| {
+                scope.spawn(move || datagrams::strangers(client, to, flow, stop))
+            }));
             let talks: Vec<_> =
                 streams.iter().map(|stream| scope.spawn(move || streams::converse(stream, stop))).collect();
             let calls: Vec<_> =

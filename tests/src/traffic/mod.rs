@@ -35,7 +35,7 @@ const UDP: u16 = 5300;
 const DENIED: u16 = 9999;
 /// Open to all, closed to the prisoner at his own end.
 const OPEN: u16 = 7777;
-/// Of connections that nobody may have any more.
+/// The first port of connections that nobody may have any more.
 const OLD: u16 = 8080;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -88,13 +88,13 @@ impl Old {
     pub fn open(lab: &Lab) -> Result<Self> {
         let intruder = lab.world.pod("guest/intruder")?;
         let mut pairs = Vec::new();
-        for pod in VAULT {
+        for (pod, port) in VAULT.into_iter().zip(OLD..) {
             let vault = lab.world.pod(pod)?;
             for address in [IpAddr::from(vault.ipv4), vault.ipv6.into()] {
-                pairs.push(streams::pair(&intruder.ns, &vault.ns, address, OLD)?);
+                pairs.push(streams::pair(&intruder.ns, &vault.ns, address, port)?);
             }
             for address in [IpAddr::from(intruder.ipv4), intruder.ipv6.into()] {
-                pairs.push(streams::pair(&vault.ns, &intruder.ns, address, OLD)?);
+                pairs.push(streams::pair(&vault.ns, &intruder.ns, address, port)?);
             }
         }
         Ok(Self(pairs))

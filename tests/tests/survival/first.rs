@@ -12,7 +12,7 @@ use sluice_tests::agent_world::{Lab, policy, policy_file};
 use sluice_tests::footprint::is_hooked;
 
 use crate::rig::{alone, times};
-use crate::strace::{BPF, Trace, died, spread};
+use crate::strace::{BPF, Calls, Trace, died};
 
 const OPEN: u16 = 5300;
 const CLOSED: u16 = 5301;
@@ -122,7 +122,7 @@ fn an_agent_that_dies_during_the_first_start_leaves_pods_as_they_were_or_enforce
     ensure!(check(&lab, &ways, 0)? == [false; 2], "there are programs before the first agent");
 
     let node = lab.world.node("node1")?;
-    let start = |kill_at: Option<usize>| -> Result<(Agent, usize, bool)> {
+    let start = |kill_at: Option<usize>| -> Result<(Agent, Calls, bool)> {
         let trace = Trace::new()?;
         let mut options = lab.options(node);
         options.wrapper = trace.wrapper(BPF, kill_at);
@@ -139,12 +139,12 @@ fn an_agent_that_dies_during_the_first_start_leaves_pods_as_they_were_or_enforce
     let (agent, calls, _) = start(None)?;
     ensure!(check(&lab, &ways, 1)? == [true; 2], "there is an agent, and no programs");
     drop(agent);
-    println!("{calls} calls");
+    println!("{calls}");
 
     let (mut kills, mut hooked) = (0, [0, 0]);
-    for (mark, n) in (2..).zip(spread(calls, times(14, usize::MAX))) {
+    for (mark, n) in (2..).zip(calls.sample(times(2, 300))) {
         let (mut agent, _, dead) = start(Some(n))?;
-        let place = || format!("call {n} of {calls}, dead: {dead}");
+        let place = || format!("call {n}, dead: {dead}");
         kills += usize::from(dead);
         for (count, hooked) in hooked.iter_mut().zip(check(&lab, &ways, mark).with_context(place)?) {
             *count += usize::from(hooked);
@@ -159,6 +159,6 @@ fn an_agent_that_dies_during_the_first_start_leaves_pods_as_they_were_or_enforce
         ensure!(check(&lab, &ways, mark).with_context(place)? == [false; 2], "{}: programs are left", place());
     }
     println!("{kills} kills; programs were there already after {} and {} of them", hooked[0], hooked[1]);
-    ensure!(kills >= 10, "only {kills} kills");
+    ensure!(kills >= 8, "only {kills} kills");
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use sluice_netns::Agent;
 use sluice_tests::agent_world::{Lab, eventually};
 use sluice_tests::footprint::Footprint;
 use sluice_tests::random::Random;
@@ -49,7 +50,14 @@ pub(crate) fn field(
     seed: u64,
     work: impl FnOnce(&mut Field<'_>) -> Result<()>,
 ) -> Result<()> {
-    let mut lab = Lab::start(world(prefix))?;
+    let mut lab = Lab::without_agents(world(prefix))?;
+    for (node, mode) in lab.world.nodes().iter().zip(["auto", "clsact"]) {
+        // By links where the kernel has them, and by filters: both ways have to hold.
+        let mut options = lab.options(node);
+        options.arguments = ["--attach".to_owned(), mode.to_owned()].into();
+        lab.agents.push(Agent::spawn(node.ns(), options)?);
+    }
+    lab.sync()?;
     let old = Old::open(&lab)?;
     let mut changes = Changes::begin(&lab, seed)?;
     lab.sync()?;
@@ -72,6 +80,12 @@ impl Field<'_> {
     /// Kills one agent as a crash would, and starts the next at once.
     pub(crate) fn replace(&mut self, agent: usize) -> Result<()> {
         self.lab.agents[agent].kill()?;
+        let bpffs = self.lab.world.nodes()[agent].bpffs();
+        match std::env::var("TEETH").as_deref() {
+            Ok("open") => { for e in std::fs::read_dir(bpffs.join("v1/links"))? { let e = e?; if e.file_name().to_string_lossy().ends_with("to_pod") { std::fs::remove_file(e.path())?; } } },
+            Ok("forget") => std::fs::remove_file(bpffs.join("v1/flows/FLOWS"))?,
+            _ => {}
+        }
         self.lab.agents[agent].relaunch()
     }
 

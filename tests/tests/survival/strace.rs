@@ -1,6 +1,8 @@
 //! Dying at one exact system call: strace delivers SIGKILL when a process is about to make it for the n-th time, and the
 //! kernel doesn't make it any more.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -15,6 +17,23 @@ use tempfile::TempDir;
 pub(crate) const BPF: &str = "bpf";
 /// What changes pins.
 pub(crate) const PINS: &str = "?unlink,?unlinkat,?rename,?renameat,?renameat2,?mkdir,?mkdirat,?rmdir";
+
+/// What changes nothing and is not worth to die over.
+const READING: [&str; 8] = [
+    "BPF_MAP_LOOKUP_ELEM",
+    "BPF_MAP_GET_NEXT_KEY",
+    "BPF_OBJ_GET_INFO_BY_FD",
+    "BPF_OBJ_GET",
+    "BPF_PROG_QUERY",
+    "BPF_PROG_TEST_RUN",
+    "BPF_BTF_LOAD",
+    "BPF_MAP_LOOKUP_BATCH",
+];
+/// strace counts no further.
+const LARGEST: usize = 65_535;
+
+/// What changes filters, beside much that changes nothing.
+pub(crate) const NETLINK: &str = "sendto,sendmsg";
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -72,17 +91,55 @@ impl Trace {
         Ok(tracer)
     }
 
-    /// How many calls were made; where several were watched, of the one that was made most.
-    pub(crate) fn calls(&self) -> Result<usize> {
-        let text = fs::read_to_string(self.file()).context("what strace wrote")?;
-        let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    /// The calls that were made.
+    pub(crate) fn calls(&self) -> Result<Calls> {
+        let text = fs::read_to_string(self.file()).context("strace wrote nothing: it must have failed")?;
+        // Each thread's calls have numbers of their own; the agent has one that writes.
+        let mut threads = BTreeMap::<&str, Vec<(&str, &str)>>::new();
         for line in text.lines() {
-            let call = line.split_whitespace().nth(1).and_then(|word| word.split_once('('));
-            if let Some((name, _)) = call {
-                *counts.entry(name).or_default() += 1;
+            let Some((thread, call)) = line.split_once(' ') else { continue };
+            if let Some((name, arguments)) = call.trim_start().split_once('(') {
+                threads.entry(thread).or_default().push((name, arguments));
             }
         }
-        Ok(counts.into_values().max().unwrap_or(0))
+        let all = threads.into_values().max_by_key(Vec::len).unwrap_or_default();
+        let mut numbers = BTreeMap::<&str, usize>::new();
+        let mut calls = Calls::default();
+        for (name, arguments) in all {
+            let number = numbers.entry(name).or_default();
+            *number += 1;
+            let command = arguments.split([',', ')']).next().unwrap_or_default();
+            let what = if name == BPF { command } else { name };
+            if *number <= LARGEST && !READING.contains(&what) {
+                calls.0.entry(what.to_owned()).or_default().push(*number);
+            }
+        }
+        Ok(calls)
+    }
+}
+
+/// Calls that change something, by what they do: at which number of its system call each was.
+#[derive(Debug, Default)]
+pub(crate) struct Calls(BTreeMap<String, Vec<usize>>);
+
+impl Calls {
+    /// Up to `each` of every kind, the first and the last among them, in their order.
+    pub(crate) fn sample(&self, each: usize) -> Vec<usize> {
+        let some = |numbers: &Vec<usize>| {
+            let at = spread(numbers.len(), each).into_iter();
+            at.filter_map(|n| numbers.get(n - 1).copied()).collect::<Vec<_>>()
+        };
+        let mut all: Vec<usize> = self.0.values().flat_map(some).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+impl fmt::Display for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = self.0.iter().map(|(what, numbers)| format!("{} {what}", numbers.len()));
+        f.write_str(&kinds.collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -108,11 +165,11 @@ pub(crate) fn died(agent: &mut Agent, mut is_done: impl FnMut() -> bool) -> Resu
     Ok(dead)
 }
 
-/// `count` numbers out of `1..=last`, with the first and the last.
-pub(crate) fn spread(last: usize, count: usize) -> Vec<usize> {
-    let count = count.min(last);
-    let mut all: Vec<usize> =
-        (0..count).map(|n| 1 + n * last.saturating_sub(1) / count.saturating_sub(1).max(1)).collect();
-    all.dedup();
-    all
+/// `count` numbers out of `1..=last`: the first, the last and some between; a single one is from the middle.
+fn spread(last: usize, count: usize) -> Vec<usize> {
+    match count.min(last) {
+        0 => Vec::new(),
+        1 => vec![last.div_ceil(2)],
+        count => (0..count).map(|n| 1 + n * (last - 1) / (count - 1)).collect(),
+    }
 }
