@@ -93,13 +93,13 @@ impl Held {
 pub fn hanging(node: &Netns, interface: &str) -> Result<[Vec<ProgramInfo>; 2]> {
     let of = |(name, attach): (&str, TcAttachType)| -> Result<Vec<ProgramInfo>> {
         // A kernel before 6.6 has no tcx: it refuses the question.
-        let mut all = node.run(|| SchedClassifier::query_tcx(interface, attach))?.map_or_else(
-            |_| Vec::new(),
-            |(_, programs)| programs,
-        );
+        let mut all = node
+            .run(|| SchedClassifier::query_tcx(interface, attach))?
+            .map_or_else(|_| Vec::new(), |(_, programs)| programs);
         let direction = if name == "from_pod" { "ingress" } else { "egress" };
         let filters = shell(node, &format!("tc -j filter show dev {interface} {direction}"))?;
-        let filters: Value = if filters.trim().is_empty() { Value::Null } else { serde_json::from_str(&filters)? };
+        let filters: Value =
+            if filters.trim().is_empty() { Value::Null } else { serde_json::from_str(&filters)? };
         for filter in filters.as_array().into_iter().flatten() {
             if let Some(id) = filter["options"]["prog"]["id"].as_u64() {
                 let program = loaded_programs().flatten().find(|program| u64::from(program.id()) == id);

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
 use crate::agent_world::{Lab, policy};
 use crate::random::Random;
+use anyhow::Result;
 
 /// Who may call the shop; the part in front of the port list and behind it is the same in all.
 const CALLERS: [&str; 5] = [
@@ -21,6 +21,7 @@ const SHOP_PORTS: [&str; 4] = [
     "[{port: 80}, {port: 5300, protocol: UDP}]",
     "[{port: 79, endPort: 81}, {protocol: UDP, port: 5000, endPort: 5999}]",
     "[{port: web}, {protocol: UDP, port: 5300}, {port: 9, protocol: SCTP}]",
+    // Wide.
     "[{port: 1, endPort: 9998}, {protocol: UDP, port: 1, endPort: 7776}, {protocol: UDP, port: 10000}]",
 ];
 /// Of the client. None: nothing isolates it.
@@ -28,6 +29,7 @@ const CLIENT_OUT: [Option<&str>; 5] = [
     None,
     Some("[{}]"),
     Some("[{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}]}]"),
+    // Wide from here on.
     Some("[{ports: [{port: 80}, {port: 1, endPort: 9000, protocol: UDP}]}]"),
     Some(
         "[{to: [{ipBlock: {cidr: 10.244.0.0/16, except: [10.244.9.0/24]}}, {ipBlock: {cidr: 'fd00:10:244::/48'}}], ports: [{port: web}, {port: 80}, {protocol: UDP}]}]",
@@ -48,7 +50,7 @@ const VAULT_OUT: [&str; 4] = [
     "[]",
     "[{to: [{ipBlock: {cidr: 192.0.2.0/24}}]}]",
     "[{to: [{podSelector: {matchLabels: {app: nobody}}}]}, {ports: [{port: 1, endPort: 79}]}]",
-    "[{to: [{namespaceSelector: {matchLabels: {team: none}}}, {ipBlock: {cidr: 10.244.9.0/24}}], ports: [{protocol: TCP}]}]",
+    "[{to: [{namespaceSelector: {matchLabels: {team: none}}}, {ipBlock: {cidr: 10.244.9.0/24}}], ports: [{port: 443}]}]",
 ];
 const PRISONER_OUT: [&str; 3] = [
     "[]",
@@ -67,6 +69,8 @@ pub struct Changes {
     random: Random,
     /// By `namespace/name`, what is inside of their specs.
     policies: BTreeMap<String, String>,
+    /// Ports in ranges of thousands are among the forms, and stand at their ends.
+    wide: bool,
     addresses: Vec<(&'static str, String)>,
 }
 
@@ -83,13 +87,19 @@ impl Changes {
             addresses.push((v4, pod.ipv4.to_string()));
             addresses.push((v6, pod.ipv6.to_string()));
         }
-        let mut changes = Self { random: Random::new(seed), policies: BTreeMap::new(), addresses };
+        let mut changes =
+            Self { random: Random::new(seed), policies: BTreeMap::new(), wide: true, addresses };
         changes.shop_in();
         changes.set("vault/in", Some(ingress("{}", VAULT_IN[0])));
         changes.set("vault/out", Some(egress("{}", VAULT_OUT[0])));
         changes.set("guest/prison", Some(egress("{matchLabels: {app: prisoner}}", PRISONER_OUT[0])));
         changes.write(lab)?;
         Ok(changes)
+    }
+
+    /// From now on no ranges of thousands of ports: each port is a write, and whoever traces writes waits for them.
+    pub const fn narrow(&mut self) {
+        self.wide = false;
     }
 
     /// One change of one object.
@@ -143,7 +153,7 @@ impl Changes {
     fn change(&mut self, which: usize) {
         match which {
             3 => {
-                let rules = self.pick(&CLIENT_OUT);
+                let rules = self.pick(if self.wide { &CLIENT_OUT } else { &CLIENT_OUT[..3] });
                 self.set("guest/out", rules.map(|rules| egress("{matchLabels: {app: client}}", rules)));
             }
             4 => {
@@ -179,7 +189,8 @@ impl Changes {
     }
 
     fn shop_in(&mut self) {
-        let (callers, ports) = (self.pick(&CALLERS), self.pick(&SHOP_PORTS));
+        let callers = self.pick(&CALLERS);
+        let ports = self.pick(if self.wide { &SHOP_PORTS } else { &SHOP_PORTS[..3] });
         let open = "{ports: [{port: 7777, protocol: UDP}]}";
         let rules = format!("[{{from: [{callers}], ports: {ports}}}, {open}]");
         self.set("shop/in", Some(ingress("{}", &rules)));
@@ -193,7 +204,7 @@ impl Changes {
             return self.set(&name, None);
         }
         let port = self.pick(&[80, 81, 443, 5300, 7777, 9999]);
-        let end = port + self.random.below(3000);
+        let end = port + self.random.below(if self.wide { 3000 } else { 30 });
         let protocol = self.pick(&["TCP", "UDP", "SCTP"]);
         let length = 8 + self.random.below(25);
         let value = self.pick(&VALUES);

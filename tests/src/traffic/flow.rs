@@ -104,9 +104,11 @@ impl Flows {
                 .collect();
             // One of each family, one of each node.
             let strangers = (u32::try_from(tell.len())?..).zip([tell.first(), tell.last()]);
-            told.extend(strangers.filter_map(|(flow, to)| Some((flow, *to?))).map(|(flow, to)| {
-                scope.spawn(move || datagrams::strangers(client, to, flow, stop))
-            }));
+            told.extend(
+                strangers
+                    .filter_map(|(flow, to)| Some((flow, *to?)))
+                    .map(|(flow, to)| scope.spawn(move || datagrams::strangers(client, to, flow, stop))),
+            );
             let talks: Vec<_> =
                 streams.iter().map(|stream| scope.spawn(move || streams::converse(stream, stop))).collect();
             let calls: Vec<_> =

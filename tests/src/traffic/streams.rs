@@ -128,7 +128,9 @@ pub fn acknowledge(ns: &Netns, connections: &[(SocketAddr, SocketAddr)], stop: &
         let (mut count, mut pace) = (0, Pace::new(PACE));
         for (segment, to) in segments.iter().cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
             let socket = if to.is_ipv4() { &ipv4 } else { &ipv6 };
-            socket.send_to(segment, &SocketAddr::new(to.ip(), 0).into()).with_context(|| format!("to {to}"))?;
+            socket
+                .send_to(segment, &SocketAddr::new(to.ip(), 0).into())
+                .with_context(|| format!("to {to}"))?;
             count += 1;
             pace.wait();
         }

@@ -34,7 +34,8 @@ impl Way {
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
-        let v4 = |ns: &sluice_netns::Netns| -> Result<UdpSocket> { Ok(ns.run(|| UdpSocket::bind("0.0.0.0:0"))??) };
+        let v4 =
+            |ns: &sluice_netns::Netns| -> Result<UdpSocket> { Ok(ns.run(|| UdpSocket::bind("0.0.0.0:0"))??) };
         let (here, there) = (lab.ns(from)?, lab.ns(to)?);
         Ok(Self {
             from,
@@ -85,7 +86,10 @@ impl Way {
 /// Who is closed at his own end: what comes to the vault, what the prisoner sends.
 fn check(lab: &Lab, ways: &[Way; 2], mark: u32) -> Result<[bool; 2]> {
     let node = lab.world.node("node1")?;
-    let hooked = [is_hooked(node, lab.world.pod("dev/vault")?)?[1], is_hooked(node, lab.world.pod("dev/prisoner")?)?[0]];
+    let hooked = [
+        is_hooked(node, lab.world.pod("dev/vault")?)?[1],
+        is_hooked(node, lab.world.pod("dev/prisoner")?)?[0],
+    ];
     for (way, hooked) in ways.iter().zip(hooked) {
         let arrived = way.probe(mark)?;
         let state = if hooked { "with its program" } else { "without a program" };
@@ -108,7 +112,12 @@ fn an_agent_that_dies_during_the_first_start_leaves_pods_as_they_were_or_enforce
     let world = World::builder("slfirst").node(NodeSpec::new("node1"));
     let lab = Lab::without_agents(world.pod(pod("client")).pod(pod("vault")).pod(pod("prisoner")))?;
     for (name, spec) in [
-        ("dev/vault", format!("podSelector: {{matchLabels: {{app: vault}}}}, ingress: [{{ports: [{{port: {OPEN}, protocol: UDP}}]}}]")),
+        (
+            "dev/vault",
+            format!(
+                "podSelector: {{matchLabels: {{app: vault}}}}, ingress: [{{ports: [{{port: {OPEN}, protocol: UDP}}]}}]"
+            ),
+        ),
         (
             "dev/prisoner",
             format!(
@@ -154,9 +163,17 @@ fn an_agent_that_dies_during_the_first_start_leaves_pods_as_they_were_or_enforce
         if agent.sync().is_err() {
             bail!("{}: the next agent does not come to enforce:\n{}", place(), agent.log());
         }
-        ensure!(check(&lab, &ways, mark).with_context(place)? == [true; 2], "{}: the next agent has no programs", place());
+        ensure!(
+            check(&lab, &ways, mark).with_context(place)? == [true; 2],
+            "{}: the next agent has no programs",
+            place()
+        );
         agent.uninstall()?;
-        ensure!(check(&lab, &ways, mark).with_context(place)? == [false; 2], "{}: programs are left", place());
+        ensure!(
+            check(&lab, &ways, mark).with_context(place)? == [false; 2],
+            "{}: programs are left",
+            place()
+        );
     }
     println!("{kills} kills; programs were there already after {} and {} of them", hooked[0], hooked[1]);
     ensure!(kills >= 8, "only {kills} kills");

@@ -35,7 +35,8 @@ const LARGEST: usize = 65_535;
 /// What changes filters, beside much that changes nothing.
 pub(crate) const NETLINK: &str = "sendto,sendmsg";
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// With every call stopped twice, on a machine however busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder for what is traced.
 #[derive(Debug)]
@@ -72,7 +73,13 @@ impl Trace {
     }
 
     /// The same for an agent that runs. Dropping what is returned ends it.
-    pub(crate) fn attach(&self, agent: &Agent, ns: &Netns, calls: &str, kill_at: Option<usize>) -> Result<Tracer> {
+    pub(crate) fn attach(
+        &self,
+        agent: &Agent,
+        ns: &Netns,
+        calls: &str,
+        kill_at: Option<usize>,
+    ) -> Result<Tracer> {
         let mut command = Command::new("strace");
         command.args(self.arguments(calls, kill_at)).arg("-p").arg(agent.id().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

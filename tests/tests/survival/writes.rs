@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::rig::{Field, alone, field, seeded, times};
-use crate::strace::{BPF, Calls, NETLINK, PINS, Trace, died};
+use crate::strace::{BPF, Calls, NETLINK, PATIENCE, PINS, Trace, died};
 
 /// How long nobody is there to repair what was left half-way: some dozens of samples of each flow.
 const DEAD: Duration = Duration::from_millis(30);
@@ -17,19 +17,14 @@ const DEAD: Duration = Duration::from_millis(30);
 type Form = BTreeMap<String, String>;
 
 /// Changes everything; returns how many calls that took, and whether the agent died at the n-th.
-fn change(
-    field: &mut Field<'_>,
-    agent: usize,
-    to: &Form,
-    kill_at: Option<usize>,
-) -> Result<(Calls, bool)> {
+fn change(field: &mut Field<'_>, agent: usize, to: &Form, kill_at: Option<usize>) -> Result<(Calls, bool)> {
     let trace = Trace::new()?;
     let node = field.lab.world.nodes()[agent].ns().clone();
     let tracer = trace.attach(&field.lab.agents[agent], &node, BPF, kill_at)?;
     field.changes.return_to(field.lab, to)?;
     // The stream ends with an answer or with the agent.
     let mut stream = field.lab.agents[agent].prompt()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let answered = matches!(stream.read(&mut [0; 1]), Ok(1));
     died(&mut field.lab.agents[agent], || answered)?;
     drop(tracer);
@@ -44,6 +39,7 @@ fn an_agent_that_dies_between_any_two_writes_of_a_change_leaves_the_old_verdict_
     let (_, seed) = seeded("writes")?;
     let mut kills = 0;
     field("slwrite", seed, |field| {
+        field.changes.narrow();
         let old = field.changes.form();
         let was_on = field.changes.is_on();
         while field.changes.is_on() == was_on {
@@ -61,11 +57,8 @@ fn an_agent_that_dies_between_any_two_writes_of_a_change_leaves_the_old_verdict_
             let each = times(4, 500);
             let (mut forth, mut back) = (forth.sample(each).into_iter(), back.sample(each).into_iter());
             loop {
-                let (to, n) = if field.changes.form() == old {
-                    (&new, forth.next())
-                } else {
-                    (&old, back.next())
-                };
+                let (to, n) =
+                    if field.changes.form() == old { (&new, forth.next()) } else { (&old, back.next()) };
                 if n.is_none() && forth.len() + back.len() == 0 {
                     break;
                 }
@@ -106,7 +99,7 @@ fn start(field: &mut Field<'_>, agent: usize, calls: &str, kill_at: Option<usize
     let dead = dead || {
         // It answers when it has done its first work, or dies over it.
         let answered = running.prompt().and_then(|mut stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
             Ok(stream.read(&mut [0; 1])? == 1)
         });
         died(running, || matches!(answered, Ok(true)))?
@@ -126,6 +119,7 @@ fn an_agent_that_dies_at_any_call_of_its_start_leaves_what_was_enforced() -> Res
     let (mut random, seed) = seeded("starts")?;
     let mut kills = 0;
     field("slstart", seed, |field| {
+        field.changes.narrow();
         for calls in [BPF, PINS, NETLINK] {
             for agent in [0, 1] {
                 let (made, _) = start(field, agent, calls, None)?;

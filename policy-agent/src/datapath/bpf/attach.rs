@@ -97,11 +97,20 @@ pub(super) fn attach(
         }
     }
     attach_filter(program, hook, name).map_err(|e| error(e.to_string()))?;
-    if !mark.exists() {
-        program.pin(&mark).map_err(|e| failed("pinning", &mark, &e))?;
-    }
+    set_mark(program, &mark)?;
     remove_pin(&pins.link(hook, ifindex))?;
     check_index()
+}
+
+/// A mark holds the program that it is a pin of, and with it all tables: one of a former agent gives way. There is one at any
+/// moment, or nobody would find the filter again.
+fn set_mark(program: &mut SchedClassifier, mark: &Path) -> Result<(), BpfError> {
+    let mut next = mark.as_os_str().to_owned();
+    next.push("-next");
+    let next = Path::new(&next);
+    remove_pin(next)?;
+    program.pin(next).map_err(|e| failed("pinning", next, &e))?;
+    std::fs::rename(next, mark).map_err(|e| failed("renaming", next, &e))
 }
 
 fn attach_tcx(
