@@ -17,7 +17,7 @@ use super::pace::Pace;
 const PACE: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_millis(20);
 /// What is still under way when the last one is sent has this long.
-const LAST: Duration = Duration::from_secs(10);
+const LAST: Duration = Duration::from_secs(30);
 /// Sockets that may wait for their answers at a time.
 const WAITING: usize = 1000;
 /// Room for all that may come while nobody is let read: a loaded machine is no reason for a loss.

@@ -23,6 +23,9 @@ pub(super) struct Denied {
     pub(super) arrived: u64,
 }
 
+/// A namespace, and from which of its sockets to which others it may not send any more.
+type Cut = (Netns, Vec<(SocketAddr, SocketAddr)>);
+
 /// Everything that is open before the first packet is counted.
 pub(super) struct Flows {
     client: Netns,
@@ -157,7 +160,7 @@ impl Flows {
     }
 
     /// The old connections, both ways: in whose namespace, from which sockets to which.
-    fn cut(&self) -> Result<Vec<(Netns, Vec<(SocketAddr, SocketAddr)>)>> {
+    fn cut(&self) -> Result<Vec<Cut>> {
         let namespaces = [&self.intruder, &self.vaults[0], &self.vaults[1]];
         let mut all: Vec<_> = namespaces.map(|ns| (ns.clone(), Vec::new())).into();
         let per_vault = self.old.len() / self.vaults.len();

@@ -14,7 +14,7 @@ use super::pace::Pace;
 use crate::packets::frames::{Route, flag, tcp};
 
 /// A connection that waits this long is as good as cut, on a machine however busy.
-const STALL: Duration = Duration::from_secs(10);
+const STALL: Duration = Duration::from_secs(30);
 const PACE: Duration = Duration::from_millis(1);
 const NEW_PACE: Duration = Duration::from_millis(10);
 const KNOCK: Duration = Duration::from_millis(20);

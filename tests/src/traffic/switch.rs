@@ -17,7 +17,8 @@ const PORT: u16 = 8888;
 const EACH: u64 = 3;
 /// Their flows are not those of the steady traffic.
 const FIRST: u32 = 1_000_000;
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Far longer than a datagram waits for its reader on a machine that is busy with much else.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Switch {

@@ -49,7 +49,7 @@ impl Way {
     /// Whether datagrams come to the closed port, by IPv4 and by IPv6; those to the open one must.
     fn probe(&self, mark: u32) -> Result<[bool; 2]> {
         let mut arrived = [false; 2];
-        for family in 0..2 {
+        for (family, came) in arrived.iter_mut().enumerate() {
             let number = (mark * 2 + u32::try_from(family)?).to_be_bytes();
             // What goes to the open port behind it tells when it would have come.
             for port in [1, 0] {
@@ -65,7 +65,7 @@ impl Way {
                 );
                 thread::sleep(Duration::from_millis(1));
             }
-            arrived[family] = self.came(1, number)?;
+            *came = self.came(1, number)?;
         }
         Ok(arrived)
     }

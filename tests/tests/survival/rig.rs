@@ -83,8 +83,12 @@ impl Field<'_> {
     pub(crate) fn settled(&mut self) -> Result<()> {
         enforced(self.lab)?;
         for agent in &self.lab.agents {
-            let status = agent.status()?;
-            ensure!(status["synced"] == true, "not synced: {status:#}\n{}", agent.log());
+            // Asked again: `status` waits two seconds, which a busy machine may not have for the agent.
+            eventually(PATIENCE, || {
+                let status = agent.status();
+                let synced = status.as_ref().is_ok_and(|status| status["synced"] == true);
+                Ok((!synced).then(|| format!("not synced: {status:#?}\n{}", agent.log())))
+            })?;
         }
         self.switch.ask(self.changes.is_on())
     }
