@@ -1,6 +1,8 @@
 //! One agent on one node.
 
 use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -35,6 +37,8 @@ pub struct AgentOptions {
     pub arguments: Vec<String>,
     /// More environment, as `RUST_LOG`.
     pub environment: Vec<(String, String)>,
+    /// A program in front of it, with its arguments. It must become the agent, as `exec`, or `strace -D`, does.
+    pub wrapper: Vec<String>,
 }
 
 impl AgentOptions {
@@ -48,6 +52,7 @@ impl AgentOptions {
             bpffs: node.bpffs().to_owned(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 }
@@ -66,28 +71,46 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent in the network namespace `ns` and waits until it answers on its socket.
     pub fn spawn(ns: &Netns, options: AgentOptions) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("sluice-agent-").tempdir().context("making a folder")?;
-        let process = start(ns, &options, folder.path())?;
-        let mut agent = Self { ns: ns.clone(), options, folder, process, installed: true };
+        let mut agent = Self::launch(ns, options)?;
         agent.wait_for_socket()?;
         Ok(agent)
     }
 
+    /// Starts the agent and waits for nothing.
+    pub fn launch(ns: &Netns, options: AgentOptions) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("sluice-agent-").tempdir().context("making a folder")?;
+        let process = start(ns, &options, folder.path())?;
+        Ok(Self { ns: ns.clone(), options, folder, process, installed: true })
+    }
+
+    /// How it is started the next time.
+    pub fn options_mut(&mut self) -> &mut AgentOptions {
+        &mut self.options
+    }
+
+    /// What is in the kernel is somebody else's: dropping this agent takes nothing away.
+    pub const fn leave_installed(&mut self) {
+        self.installed = false;
+    }
+
     /// Starts it again after [`Agent::stop`] or [`Agent::kill`], on what it left in the kernel.
     pub fn restart(&mut self) -> Result<()> {
-        self.process.kill()?;
-        match fs::remove_file(self.socket()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-        self.process = start(&self.ns, &self.options, self.folder.path())?;
-        self.installed = true;
+        self.relaunch()?;
         self.wait_for_socket()
     }
 
-    fn wait_for_socket(&mut self) -> Result<()> {
+    /// As [`Agent::restart`], and waits for nothing. A killed agent's socket is in its place, as it is on a node.
+    pub fn relaunch(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process = start(&self.ns, &self.options, self.folder.path())?;
+        self.installed = true;
+        Ok(())
+    }
+
+    /// Waits until somebody listens on its socket; fails where it ended meanwhile.
+    pub fn wait_for_socket(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
-        while !self.socket().exists() {
+        while UnixStream::connect(self.socket()).is_err() {
             if let Some(status) = self.process.exit_status()? {
                 bail!("the agent ended at its start ({status}); its log:\n{}", self.log());
             }
@@ -134,6 +157,18 @@ impl Agent {
         number
             .and_then(|number| number.parse().ok())
             .with_context(|| format!("policy-agent sync printed no generation: {output:?}"))
+    }
+
+    /// Has it read its sources now. The answer is what comes on the stream, or its end where the agent dies before.
+    pub fn prompt(&self) -> Result<UnixStream> {
+        let mut stream = UnixStream::connect(self.socket()).context("connecting to the agent")?;
+        stream.write_all(b"{\"request\": \"sync\"}\n").context("asking the agent")?;
+        Ok(stream)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        sys::send_signal(self.process.id(), signal).with_context(|| format!("sending signal {signal}"))
     }
 
     /// What it says about itself.
@@ -210,7 +245,14 @@ fn start(ns: &Netns, options: &AgentOptions, folder: &Path) -> Result<Process> {
         .append(true)
         .open(folder.join("agent.log"))
         .context("opening the log")?;
-    let mut command = Command::new(&options.binary);
+    let mut command = match options.wrapper.split_first() {
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(&options.binary);
+            command
+        }
+        None => Command::new(&options.binary),
+    };
     command.arg("run");
     if let Some(manifests) = &options.manifests {
         command.arg("--manifests").arg(manifests);

@@ -72,6 +72,13 @@ pub(crate) const TOOLS: &[Tool] = &[
         scope: RUN,
     },
     Tool {
+        program: "strace",
+        version_args: &["-V"],
+        purpose: "kills the agent at one exact system call in the tests",
+        packages: &[&["strace"]],
+        scope: RUN,
+    },
+    Tool {
         program: "ping",
         version_args: &["-V"],
         purpose: "a probe",

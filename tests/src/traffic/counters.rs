@@ -8,10 +8,10 @@ use sluice_netns::Netns;
 
 /// The counters of /proc/net/snmp, netstat and snmp6.
 #[derive(Clone, Debug)]
-pub(crate) struct Counters(HashMap<String, u64>);
+pub struct Counters(HashMap<String, u64>);
 
 impl Counters {
-    pub(crate) fn of(ns: &Netns) -> Result<Self> {
+    pub fn of(ns: &Netns) -> Result<Self> {
         // /proc/net shows the namespace of the process; the thread's is elsewhere.
         let read = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
         let [snmp, netstat, snmp6] = ns.run(|| [read("snmp"), read("netstat"), read("snmp6")])?;
@@ -48,23 +48,23 @@ impl Counters {
 
     /// TCP segments that had to be sent again because they were lost. Those that came twice were only late: the receiver says
     /// so (RFC 2883).
-    pub(crate) fn lost_segments(&self, before: &Self) -> Result<u64> {
+    pub fn lost_segments(&self, before: &Self) -> Result<u64> {
         let again = self.since(before, "TcpRetransSegs")?;
         let twice = self.since(before, "TcpExtTCPDSACKRecv")?;
         Ok(again.saturating_sub(twice))
     }
 
-    pub(crate) fn segments_sent(&self, before: &Self) -> Result<u64> {
+    pub fn segments_sent(&self, before: &Self) -> Result<u64> {
         self.since(before, "TcpOutSegs")
     }
 
     /// Datagrams that arrived and were thrown away for lack of room: none of Sluice's doing.
-    pub(crate) fn no_room(&self, before: &Self) -> Result<u64> {
+    pub fn no_room(&self, before: &Self) -> Result<u64> {
         Ok(self.since(before, "UdpRcvbufErrors")? + self.since(before, "Udp6RcvbufErrors")?)
     }
 
     /// Packets of any kind over IPv4, segments and datagrams over IPv6 (which has its neighbour discovery besides).
-    pub(crate) fn received(&self, before: &Self) -> Result<u64> {
+    pub fn received(&self, before: &Self) -> Result<u64> {
         let names =
             ["IpInReceives", "TcpInSegs", "Udp6InDatagrams", "Udp6NoPorts", "Udp6InErrors", "Icmp6InEchos"];
         names.iter().try_fold(0, |sum, name| Ok(sum + self.since(before, name)?))
