@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use anyhow::Context as _;
 use policy_agent::compile::Compiled;
 use policy_agent::datapath::Datapath as _;
 use policy_agent::datapath::memory::Memory;
@@ -70,7 +69,8 @@ pub fn filled_afresh(compiled: &Compiled, locals: &[LocalEndpoint]) -> anyhow::R
 
 /// The next agent's planner, which knows nothing but what the tables hold.
 pub fn adopt(tables: &Memory, compiled: &Compiled, locals: &[LocalEndpoint]) -> anyhow::Result<Planner> {
-    Planner::adopt(SMALL, tables.present(), compiled, locals).context("these tables are no planner's")
+    Planner::adopt(SMALL, tables.present(), compiled, locals)
+        .map_err(|why| anyhow::anyhow!("no planner leaves these tables: {why}"))
 }
 
 /// One planner and its tables, from update to update.
@@ -87,8 +87,6 @@ pub struct Counts {
     pub changed: u64,
     pub barriers: u64,
     pub failures: u64,
-    /// Operations of all plans.
-    pub operations: u64,
     /// Plans that do nothing but move addresses.
     pub address_plans: u64,
 }
@@ -149,7 +147,6 @@ impl Chain {
             let ops = plan(&mut self.planner)?;
             let addresses_alone = |op: &Op| matches!(op, Op::Peer { .. } | Op::Watch { .. });
             self.counts.address_plans += u64::from(!ops.is_empty() && ops.iter().all(addresses_alone));
-            self.counts.operations += ops.len() as u64;
             let stop = stop(ops.len());
             let mut failed = None;
             for (index, op) in ops.iter().enumerate() {

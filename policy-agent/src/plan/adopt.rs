@@ -20,16 +20,16 @@ use crate::compile::{Compiled, PolicySet, PortSet, UNNAMED};
 use crate::model::Protocol;
 
 impl Planner {
-    /// A planner whose tables hold `present` already. `None`: that is nothing that a planner of these sizes leaves, dead
-    /// or alive.
+    /// A planner whose tables hold `present` already. An error says why that is nothing that a planner of these sizes leaves,
+    /// dead or alive.
     pub fn adopt(
         capacity: Capacity,
         present: Present,
         compiled: &Compiled,
         endpoints: &[LocalEndpoint],
-    ) -> Option<Self> {
+    ) -> Result<Self, &'static str> {
         if !present.is_sound(&capacity) {
-            return None;
+            return Err("an interface's slot is not its own");
         }
         let mut planner = Self::new(capacity);
         planner.shadow = present.into();
@@ -46,7 +46,7 @@ impl Planner {
         let mut planner = adoption.planner;
         planner.rebuild_spaces();
         planner.suspect = true;
-        Some(planner)
+        Ok(planner)
     }
 }
 
@@ -125,11 +125,12 @@ impl Adoption {
         compiled: &Compiled,
         endpoints: &[LocalEndpoint],
         painted: &Painted,
-    ) -> Option<()> {
+    ) -> Result<(), &'static str> {
         let shadow = &self.planner.shadow;
-        let bases: BTreeSet<u32> = shadow
-            .slots
-            .values()
+        // Those that only vanished pods read may lack columns: nobody cared for them any more.
+        let bases: BTreeSet<u32> = endpoints
+            .iter()
+            .filter_map(|local| shadow.slots.get(&local.ifindex))
             .map(|slot| shadow.sets(*slot))
             .flat_map(|sets| [sets.egress, sets.ingress])
             .filter_map(|set| set.checked_sub(1))
@@ -141,7 +142,7 @@ impl Adoption {
         };
         let next = bases.iter().skip(1).map(Some).chain([None]);
         if !bases.iter().zip(next).all(is_sound) {
-            return None;
+            return Err("a policy set reaches into another, or beyond its table");
         }
         let rows = self.read_rows(&bases, painted)?;
         for (set, base) in elect(self.readers(compiled, endpoints)) {
@@ -166,7 +167,7 @@ impl Adoption {
                 self.name_rows(HashMap::from([(*word, name)]));
             }
         }
-        Some(())
+        Ok(())
     }
 
     /// Which extents the pods of each wanted set read.
@@ -190,7 +191,11 @@ impl Adoption {
     }
 
     /// What each row lets pass that some pod can come to.
-    fn read_rows(&self, bases: &BTreeSet<u32>, painted: &Painted) -> Option<BTreeMap<u32, Allowed>> {
+    fn read_rows(
+        &self,
+        bases: &BTreeSet<u32>,
+        painted: &Painted,
+    ) -> Result<BTreeMap<u32, Allowed>, &'static str> {
         let (layout, shadow) = (&self.planner.layout, &self.planner.shadow);
         let classes: BTreeSet<u32> = layout.classes.values().copied().collect();
         let cells = bases.iter().flat_map(|base| classes.iter().map(move |class| base + class));
@@ -199,14 +204,16 @@ impl Adoption {
         let mut rows = BTreeMap::new();
         let mut end = 0;
         for word in words {
-            let after = word.checked_add(layout.width)?;
+            let after = word.saturating_add(layout.width);
             if word < end || after > self.planner.capacity.words {
-                return None;
+                return Err("a row reaches into another, or beyond its table");
             }
             end = after;
-            rows.insert(word, self.read_row(word, painted)?);
+            let row =
+                self.read_row(word, painted).ok_or("a row allows what has no port, and not everything")?;
+            rows.insert(word, row);
         }
-        Some(rows)
+        Ok(rows)
     }
 
     fn read_row(&self, first: u32, painted: &Painted) -> Option<Allowed> {

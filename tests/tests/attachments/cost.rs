@@ -26,6 +26,7 @@ fn a_look_at_110_endpoints_takes_less_than_five_milliseconds() -> Result<()> {
                 cidrs: 16,
                 sources: 16,
                 flow_sets: 16,
+                index_blocks: 16,
             };
             let attach = match mode {
                 Mode::Tcx => AttachMode::Tcx,

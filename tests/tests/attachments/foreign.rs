@@ -22,8 +22,16 @@ impl Foreign {
         let pins = Bpffs::new(
             &format!("attachments-{name}-{:?}", std::thread::current().id()).replace(['(', ')'], ""),
         );
-        let capacity =
-            Capacity { words: 64, rows: 64, endpoints: 16, peers: 16, cidrs: 16, sources: 16, flow_sets: 16 };
+        let capacity = Capacity {
+            words: 64,
+            rows: 64,
+            endpoints: 16,
+            peers: 16,
+            cidrs: 16,
+            sources: 16,
+            flow_sets: 16,
+            index_blocks: 16,
+        };
         let datapath = BpfDatapath::load(pins.path(), &capacity, AttachMode::Auto)?;
         Ok(Self { datapath, _pins: pins })
     }

@@ -17,23 +17,27 @@ impl Core {
             let is_local = |ifindex: &u32| self.locals.iter().any(|local| local.ifindex == *ifindex);
             let explained =
                 self.datapath.attached().keys().filter(|ifindex| slots.contains_key(ifindex)).all(is_local);
-            let planner = explained
-                .then(|| {
+            let planner = match explained {
+                true => {
                     let compiled = self.compiler.compiled();
                     Planner::adopt(*self.planner.capacity(), present, compiled, &self.locals)
-                })
-                .flatten();
-            match planner.map(|planner| (planner, self.datapath.take_over(&slots))) {
-                Some((planner, Ok(()))) => {
+                }
+                false => Err("an interface is enforced that no pod explains"),
+            };
+            let moved = planner.map_err(str::to_owned).and_then(|planner| {
+                self.datapath.take_over(&slots).map_err(|error| error.to_string())?;
+                Ok(planner)
+            });
+            match moved {
+                Ok(planner) => {
                     tracing::info!("took over the tables of the agent before: {} endpoints", slots.len());
                     self.planner = planner;
                     self.connections.changed();
                 }
-                failed => {
-                    if let Some((_, Err(error))) = failed {
-                        tracing::warn!("moving interfaces to this agent's programs: {error}");
-                    }
-                    tracing::info!("the tables of the agent before stay in force until new ones are filled");
+                Err(why) => {
+                    tracing::info!(
+                        "the tables of the agent before stay in force until new ones are filled: {why}"
+                    );
                     self.renew(*self.planner.capacity())?;
                 }
             }
