@@ -16,9 +16,9 @@ use crate::endpoints::Announcements;
 
 /// A loss is to be noticed and repaired within a second, also on a busy machine. A look at 110 endpoints takes less than
 /// half a millisecond with tcx, and one and a half with filters.
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(330);
 /// What is lost is announced; what is not, a look finds.
-const EVERY_BESIDES: Duration = Duration::from_millis(500);
+const EVERY_BESIDES: Duration = Duration::from_millis(800);
 /// Looks do not follow each other sooner: others change qdiscs all the time.
 const BETWEEN: Duration = Duration::from_millis(50);
 

@@ -127,10 +127,9 @@ fn others_run_in_their_order_after_restarts_and_repairs() -> Result<()> {
         }
         check(&scene, &mut others, "at first")?;
         for killed in [true, false] {
-            if killed {
-                scene.lab.agent().kill()?
-            } else {
-                drop(scene.lab.agent().stop()?)
+            match killed {
+                true => scene.lab.agent().kill()?,
+                false => ensure!(scene.lab.agent().stop()?, "SIGTERM does not end it"),
             }
             scene.lab.agent().restart()?;
             scene.lab.sync()?;
