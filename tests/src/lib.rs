@@ -12,4 +12,5 @@ pub mod namespace;
 pub mod packet;
 pub mod packets;
 pub mod random;
+pub mod stack;
 pub mod updates;
