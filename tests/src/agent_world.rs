@@ -11,8 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use sluice_netns::{
     ALLOW_TIMEOUT, Agent, AgentOptions, DENY_TIMEOUT, Flow, Manifests, Netns, Node, Outcome, Probe, Protocol,
-    WorldBuilder, explain_batch, patience,
-    probe_all,
+    WorldBuilder, explain_batch, patience, probe_all,
 };
 use sluice_netns::{TcpConn, World};
 

@@ -41,6 +41,7 @@ spec:
   podSelector: {}
   policyTypes: [Ingress, Egress]
   ingress: [{ports: [{port: 80}]}]
+  egress: [{ports: [{port: 443}]}]
 ";
 
 #[test]
@@ -54,12 +55,17 @@ fn the_programs_stay_within_their_budget_and_pass_packets() -> Result<()> {
             BpfDatapath::load_object(&object, pins.path(), &Capacity::default(), AttachMode::Auto)?;
         for ((name, _), verified) in PROGRAMS.into_iter().zip(verified) {
             let (verified, stack) = (verified?, frames.depth(name)?.deepest);
-            measure(&json!({"of": "program", "program": name, "verified_instructions": verified, "stack": stack}));
+            measure(
+                &json!({"of": "program", "program": name, "verified_instructions": verified, "stack": stack}),
+            );
             ensure!(verified <= INSTRUCTIONS, "{name}: the verifier goes through {verified} instructions");
             ensure!(stack <= STACK, "{name}: {stack} bytes of stack");
             // Linux 5.16 and later also tell it of a loaded program.
             if let Some(told) = kernel.program(name)?.info()?.verified_instruction_count() {
-                ensure!(told == verified, "{name}: {told} instructions, and {verified} in the verifier's log");
+                ensure!(
+                    told == verified,
+                    "{name}: {told} instructions, and {verified} in the verifier's log"
+                );
             }
         }
         packets(&mut kernel, interfaces)
@@ -113,30 +119,37 @@ fn packets(kernel: &mut BpfDatapath, interfaces: &[u32]) -> Result<()> {
     let ifindex = locals.first().context("the pod has no interface")?.ifindex;
     enforce(&mut Planner::new(Capacity::default()), kernel, &compile(&cluster, &Scope::Cluster), &locals)?;
     let (pod, peer) = ([10, 0, 0, 1], [192, 0, 2, 9]);
-    let (to, from) = (Direction::Ingress, Direction::Egress);
+    // What the pod sends is what every kernel can be asked for: before 5.18 a test run can't name the interface that a packet
+    // has come in by, and all that comes to the pod seems to be its node's. So it is the node that calls the pod.
+    let from = Direction::Egress;
     for (direction, frame) in [
-        (to, tcp((peer, 40_000), (pod, 80), true, false)?),
+        (Direction::Ingress, tcp((peer, 40_000), (pod, 80), true, false)?),
         (from, tcp((pod, 80), (peer, 40_000), true, true)?),
-        (to, tcp((peer, 40_000), (pod, 80), false, true)?),
+        (from, tcp((pod, 40_000), (peer, 443), true, false)?),
     ] {
-        ensure!(time(kernel, direction, ifindex, &frame, 1)?.0, "the handshake does not pass");
+        ensure!(time(kernel, direction, ifindex, &frame, 1)?.0, "a handshake does not pass");
     }
     for (packet, passes, direction, frame) in [
-        ("allowed", true, to, tcp((peer, 40_000), (pod, 80), false, true)?),
+        ("allowed", true, from, tcp((pod, 40_000), (peer, 443), false, true)?),
         ("reply", true, from, tcp((pod, 80), (peer, 40_000), false, true)?),
-        ("denied", false, to, tcp((peer, 40_000), (pod, 81), true, false)?),
+        ("denied", false, from, tcp((pod, 40_000), (peer, 81), true, false)?),
     ] {
         let (mut all, mut no_ops) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let (passed, duration) = time(kernel, direction, ifindex, &frame, REPEAT)?;
             ensure!(passed == passes, "{packet}: passed {passed}");
             all.push(duration);
-            let arrival = Arrival { ifindex, direction, from_node: false };
+            let arrival = arrival(direction, ifindex);
             no_ops.push(run_program(kernel, "no_op", &arrival, &frame, REPEAT)?.duration);
         }
         let (ns, no_op_ns) = (median(all), median(no_ops));
-        ensure!(ns > Duration::ZERO && no_op_ns > Duration::ZERO, "{packet}: the kernel has measured nothing");
-        measure(&json!({"of": "packet", "packet": packet, "ns": ns.as_nanos() as f64, "no_op_ns": no_op_ns.as_nanos() as f64}));
+        ensure!(
+            ns > Duration::ZERO && no_op_ns > Duration::ZERO,
+            "{packet}: the kernel has measured nothing"
+        );
+        measure(
+            &json!({"of": "packet", "packet": packet, "ns": ns.as_nanos() as f64, "no_op_ns": no_op_ns.as_nanos() as f64}),
+        );
     }
     Ok(())
 }
@@ -148,8 +161,13 @@ fn time(
     frame: &[u8],
     repeat: u32,
 ) -> Result<(bool, Duration)> {
-    let run = sluice_tests::kernel::run(kernel, &Arrival { ifindex, direction, from_node: false }, frame, repeat)?;
+    let run = sluice_tests::kernel::run(kernel, &arrival(direction, ifindex), frame, repeat)?;
     Ok((run.passed, run.duration))
+}
+
+/// The kernel takes any packet without an interface that it has come in by.
+fn arrival(direction: Direction, ifindex: u32) -> Arrival {
+    Arrival { ifindex, direction, from_node: true }
 }
 
 fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), syn: bool, ack: bool) -> Result<Vec<u8>> {

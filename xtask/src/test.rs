@@ -134,7 +134,8 @@ fn matrix(workspace: &Workspace, options: &Options) -> Result<()> {
     kernels.sort_unstable();
     kernels.dedup();
     vm::fetch(workspace, &kernels)?;
-    let agent = if options.built { image::agent_for_tests(workspace)? } else { image::for_tests(workspace)?.agent };
+    let agent =
+        if options.built { image::agent_for_tests(workspace)? } else { image::for_tests(workspace)?.agent };
     let request = vm::Request {
         kernels: &kernels,
         telling: false,

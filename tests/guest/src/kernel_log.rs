@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::OFlag;
 
 /// How the kernel begins a complaint about itself.
-const BEGINNINGS: &[&str] = &["WARNING:", "BUG:", "Oops", "INFO: task ", "general protection fault", "refcount_t:"];
+const BEGINNINGS: &[&str] =
+    &["WARNING:", "BUG:", "Oops", "INFO: task ", "general protection fault", "refcount_t:"];
 /// The lines after it that tell where it comes from.
 const CONTEXT: usize = 30;
 
@@ -31,8 +32,7 @@ pub(crate) fn complaints() -> Result<Vec<String>> {
 
 fn read() -> Result<Vec<String>> {
     // Without O_NONBLOCK the end of the log is where the next line is waited for.
-    let mut log =
-        File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg")?;
+    let mut log = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg")?;
     let mut lines = Vec::new();
     let mut buffer = vec![0; 8192];
     loop {

@@ -23,7 +23,6 @@ const MOUNTS: &[(&str, &str, &str)] = &[
 
 /// Mounts what every program may expect.
 pub(crate) fn mount_all() -> Result<()> {
-    // What is mounted on the initramfs itself can't be shared by `ip netns` otherwise.
     for (kind, place, options) in MOUNTS {
         fs::create_dir_all(place).with_context(|| format!("can't make {place}"))?;
         mount(Some(*kind), *place, Some(*kind), MsFlags::empty(), Some(*options))
@@ -48,13 +47,17 @@ pub(crate) fn load_modules(modules: &[String]) -> Result<()> {
 /// What a distribution's start does and tests take for granted.
 pub(crate) fn settle() -> Result<()> {
     fs::write("/proc/sys/kernel/hostname", "guest").context("can't set the host's name")?;
-    let status = Command::new("/usr/sbin/ip").args(["link", "set", "lo", "up"]).status().context("can't run ip")?;
+    // A small machine's share would be 65,536: kube-proxy never sets less than this, and a test fills it.
+    fs::write("/proc/sys/net/netfilter/nf_conntrack_max", "262144").context("can't set nf_conntrack_max")?;
+    let status =
+        Command::new("/usr/sbin/ip").args(["link", "set", "lo", "up"]).status().context("can't run ip")?;
     ensure!(status.success(), "`ip link set lo up`: {status}");
     Ok(())
 }
 
 pub(crate) fn release() -> Result<String> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("can't read the kernel's release")?;
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("can't read the kernel's release")?;
     Ok(release.trim().to_owned())
 }
 

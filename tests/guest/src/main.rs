@@ -15,7 +15,10 @@ use sluice_guest::{Event, PLAN, PORT, Plan};
 
 fn main() -> Result<()> {
     // On a machine that is in use, mounting over /proc and powering off would be a disaster.
-    anyhow::ensure!(std::process::id() == 1, "this is the first process of a virtual machine: it is of no use elsewhere");
+    anyhow::ensure!(
+        std::process::id() == 1,
+        "this is the first process of a virtual machine: it is of no use elsewhere"
+    );
     if let Err(error) = serve() {
         // The port is what could not be opened: the console is all that is left.
         eprintln!("the guest can't report: {error:#}");
@@ -30,7 +33,8 @@ fn main() -> Result<()> {
 fn serve() -> Result<()> {
     let started = Instant::now();
     machine::mount_all()?;
-    let mut port = Port(File::options().write(true).open(PORT).with_context(|| format!("can't open {PORT}"))?);
+    let mut port =
+        Port(File::options().write(true).open(PORT).with_context(|| format!("can't open {PORT}"))?);
     match run(&mut port, started) {
         Ok(()) => port.say(&Event::End),
         Err(error) => port.say(&Event::Broken { reason: format!("{error:#}") }),

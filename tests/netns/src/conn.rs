@@ -32,13 +32,11 @@ impl TcpConn {
     /// The same over SCTP: an association that is read and written as a stream of lines. Fails where the kernel has none.
     pub fn open_sctp(ns: &Netns, to: SocketAddr, timeout: Duration) -> Result<Self> {
         let connect = || -> io::Result<TcpStream> {
-            let socket =
-                Socket::new(Domain::for_address(to), Type::STREAM, Some(socket2::Protocol::SCTP))?;
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(socket2::Protocol::SCTP))?;
             socket.connect_timeout(&to.into(), timeout)?;
             Ok(socket.into())
         };
-        let stream =
-            ns.run(connect)?.with_context(|| format!("SCTP from {} to {to}", ns.name()))?;
+        let stream = ns.run(connect)?.with_context(|| format!("SCTP from {} to {to}", ns.name()))?;
         Ok(Self { stream: BufReader::new(stream), sent: 0, partial: Vec::new() })
     }
 

@@ -34,7 +34,8 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    pub(crate) const BUILD: Self = Self { run: false, bench: false, chart: false, lint: false, matrix: false };
+    pub(crate) const BUILD: Self =
+        Self { run: false, bench: false, chart: false, lint: false, matrix: false };
     pub(crate) const RUN: Self = Self { run: true, ..Self::BUILD };
     pub(crate) const TEST: Self = Self { chart: true, ..Self::RUN };
     pub(crate) const MATRIX: Self = Self { matrix: true, ..Self::TEST };

@@ -64,8 +64,8 @@ impl<W: Write> Archive<W> {
         let name_length = u32::try_from(name.len() + 1).map_err(std::io::Error::other)?;
         self.inode += 1;
         let links = 1;
-        let fields =
-            [self.inode, mode, 0, 0, links, 0, length, 0, 0, 0, 0, name_length, 0].map(|n| format!("{n:08x}"));
+        let fields = [self.inode, mode, 0, 0, links, 0, length, 0, 0, 0, 0, name_length, 0]
+            .map(|n| format!("{n:08x}"));
         let header = format!("070701{}", fields.concat());
         write!(self.out, "{header}{name}\0")?;
         self.pad(header.len() + name.len() + 1)?;

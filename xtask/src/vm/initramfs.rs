@@ -17,8 +17,8 @@ use crate::workspace::{Workspace, which};
 
 /// What tests call, directly or by a shell.
 const PROGRAMS: &[&str] = &[
-    "bpftool", "bridge", "capsh", "cat", "find", "grep", "ip", "ls", "mkdir", "mount", "nft", "nsenter", "ping", "prlimit",
-    "rm", "sh", "sleep", "tc", "timeout", "umount",
+    "bpftool", "bridge", "capsh", "cat", "find", "grep", "ip", "ls", "mkdir", "mount", "nft", "nsenter",
+    "ping", "prlimit", "rm", "sh", "sleep", "tc", "timeout", "umount",
 ];
 /// Where test programs, the agent and the object are in a guest.
 const PAYLOAD: &str = "/payload";
@@ -139,7 +139,8 @@ mod tests {
     fn libraries_are_told_from_what_the_kernel_brings() {
         let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
                     \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n\tstatically linked\n";
-        let want: Vec<PathBuf> = vec!["/lib/x86_64-linux-gnu/libc.so.6".into(), "/lib64/ld-linux-x86-64.so.2".into()];
+        let want: Vec<PathBuf> =
+            vec!["/lib/x86_64-linux-gnu/libc.so.6".into(), "/lib64/ld-linux-x86-64.so.2".into()];
         assert_eq!(parse_ldd(text), want);
     }
 }

@@ -70,7 +70,8 @@ fn fetch(workspace: &Workspace, kind: Release, folder: &Path) -> Result<()> {
     arrange(workspace, &tree)?;
     look(kind, &tree)?;
     // Renamed when it is whole: a run that ended half-way leaves nothing that looks like a kernel.
-    fs::rename(&tree, folder).with_context(|| format!("can't rename {} to {}", tree.display(), folder.display()))?;
+    fs::rename(&tree, folder)
+        .with_context(|| format!("can't rename {} to {}", tree.display(), folder.display()))?;
     fs::remove_dir_all(&private).with_context(|| format!("can't remove {}", private.display()))
 }
 
@@ -87,7 +88,8 @@ fn arrange(workspace: &Workspace, tree: &Path) -> Result<()> {
     // Debian 12's depmod looks below lib, newer ones below usr/lib.
     std::os::unix::fs::symlink("../../lib/modules", &modern).context("can't link usr/lib/modules")?;
     let release = only_entry(&modules)?;
-    let image = [tree.join("boot").join(format!("vmlinuz-{release}")), modules.join(&release).join("vmlinuz")];
+    let image =
+        [tree.join("boot").join(format!("vmlinuz-{release}")), modules.join(&release).join("vmlinuz")];
     let image = image.iter().find(|path| path.is_file()).context("the packages have no vmlinuz")?;
     fs::copy(image, tree.join("vmlinuz")).context("can't copy the kernel")?;
     let mut command = workspace.command("depmod");

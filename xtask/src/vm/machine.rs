@@ -100,7 +100,17 @@ pub(crate) fn run(
     let mut command = Command::new(QEMU);
     command
         .args(acceleration.arguments())
-        .args(["-m", MEMORY, "-smp", CPUS, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args([
+            "-m",
+            MEMORY,
+            "-smp",
+            CPUS,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .arg("-serial")
@@ -112,7 +122,9 @@ pub(crate) fn run(
         .args(["-append", COMMAND_LINE])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(fs::File::create(&complaints).with_context(|| format!("can't write {}", complaints.display()))?);
+        .stderr(
+            fs::File::create(&complaints).with_context(|| format!("can't write {}", complaints.display()))?,
+        );
     for file in [&console, &port] {
         // What an earlier run left must not be taken for this one's.
         fs::write(file, "").with_context(|| format!("can't write {}", file.display()))?;

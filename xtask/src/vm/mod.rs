@@ -80,7 +80,11 @@ pub(crate) fn run(workspace: &Workspace, request: &Request<'_>) -> Result<()> {
         .collect();
     if chosen.is_empty() {
         let all: Vec<&str> = SUITES.iter().map(|suite| suite.target).collect();
-        bail!("no suite of the kernel matrix has {:?} in its name: {}", request.filter.unwrap_or(""), all.join(", "));
+        bail!(
+            "no suite of the kernel matrix has {:?} in its name: {}",
+            request.filter.unwrap_or(""),
+            all.join(", ")
+        );
     }
     let vm = workspace.vm_dir();
     fs::create_dir_all(&vm).with_context(|| format!("can't make {}", vm.display()))?;
@@ -102,13 +106,18 @@ pub(crate) fn run(workspace: &Workspace, request: &Request<'_>) -> Result<()> {
     }
     let remarks = report::remarks(&reports);
     anstream::eprint!("{remarks}");
-    let bad: Vec<&str> = reports.iter().filter(|report| !report.is_good()).map(|report| report.kernel).collect();
+    let bad: Vec<&str> =
+        reports.iter().filter(|report| !report.is_good()).map(|report| report.kernel).collect();
     ensure!(bad.is_empty(), "the kernel matrix failed on {}", bad.join(", "));
     Ok(())
 }
 
 /// What all guests have, and how each suite is called.
-fn prepare(workspace: &Workspace, chosen: &[&'static Suite], agent: &Path) -> Result<(Payload, Vec<Planned>)> {
+fn prepare(
+    workspace: &Workspace,
+    chosen: &[&'static Suite],
+    agent: &Path,
+) -> Result<(Payload, Vec<Planned>)> {
     let programs = programs::suites(workspace, chosen)?;
     let mut payload = Payload::new(workspace, &programs::guest(workspace)?)?;
     let environment = BTreeMap::from([
@@ -121,7 +130,8 @@ fn prepare(workspace: &Workspace, chosen: &[&'static Suite], agent: &Path) -> Re
     ]);
     let mut planned = Vec::new();
     for suite in chosen {
-        let program = programs.get(suite.target).with_context(|| format!("{} was not built", suite.target))?;
+        let program =
+            programs.get(suite.target).with_context(|| format!("{} was not built", suite.target))?;
         let program = payload.add_built(workspace, suite.target, program)?;
         let plan = sluice_guest::Suite {
             name: suite.target.to_owned(),
@@ -199,4 +209,3 @@ fn boot(
     fs::remove_file(&initramfs).with_context(|| format!("can't remove {}", initramfs.display()))?;
     Ok(verdict::judge(kernel.kind, &plan, &gates, &ended))
 }
-

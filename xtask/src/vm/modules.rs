@@ -12,16 +12,40 @@ use super::kernel::Kernel;
 /// What Sluice and its tests use, so that nothing is left to a loader that the guest doesn't have.
 const WANTED: &[&str] = &[
     // Pods, nodes and the networks between them.
-    "veth", "bridge", "br_netfilter", "tun", "vxlan", "ipip",
+    "veth",
+    "bridge",
+    "br_netfilter",
+    "tun",
+    "vxlan",
+    "ipip",
     // Where Sluice hangs its programs.
-    "sch_ingress", "cls_bpf", "act_bpf",
+    "sch_ingress",
+    "cls_bpf",
+    "act_bpf",
     // Connections from before the agent.
-    "nf_conntrack", "nf_conntrack_netlink", "inet_diag", "tcp_diag", "udp_diag",
+    "nf_conntrack",
+    "nf_conntrack_netlink",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
     // What kube-proxy and the tests' own rules use.
-    "nf_tables", "nft_ct", "nft_nat", "nft_chain_nat", "nft_masq", "nft_redir", "nft_reject", "nft_reject_inet",
-    "nft_reject_ipv4", "nft_reject_ipv6", "nft_limit", "nft_log", "nft_numgen", "nft_fib",
+    "nf_tables",
+    "nft_ct",
+    "nft_nat",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_redir",
+    "nft_reject",
+    "nft_reject_inet",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
+    "nft_limit",
+    "nft_log",
+    "nft_numgen",
+    "nft_fib",
     // Real SCTP sockets.
-    "sctp", "sctp_diag",
+    "sctp",
+    "sctp_diag",
 ];
 /// Modules that some kernels have as a part of another.
 const UNTIL_MERGED: &[&str] = &["nft_counter"];
@@ -51,7 +75,8 @@ pub(crate) fn contents(path: &Path) -> Result<Vec<u8>> {
         Some("gz") => "gzip",
         _ => bail!("{} is compressed in a way that is not known here", path.display()),
     };
-    let output = Command::new(unpack).arg("-dc").arg(path).output().with_context(|| format!("can't run {unpack}"))?;
+    let output =
+        Command::new(unpack).arg("-dc").arg(path).output().with_context(|| format!("can't run {unpack}"))?;
     ensure!(
         output.status.success(),
         "{unpack} can't read {}: {}",
@@ -85,7 +110,10 @@ impl<'a> Index<'a> {
 
     fn add(&self, name: &str, order: &mut Vec<String>) -> Result<()> {
         let Some(&path) = self.paths.get(name) else {
-            ensure!(self.builtin.iter().any(|built| built == name), "it has no module {name}, and none built in");
+            ensure!(
+                self.builtin.iter().any(|built| built == name),
+                "it has no module {name}, and none built in"
+            );
             return Ok(());
         };
         let needs = self.needs.get(path).map(Vec::as_slice).unwrap_or_default();

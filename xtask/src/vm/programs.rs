@@ -29,7 +29,11 @@ pub(crate) fn suites(workspace: &Workspace, suites: &[&Suite]) -> Result<BTreeMa
     }
     let output = command.stdin(Stdio::null()).output().context("can't run cargo")?;
     step.end(if output.status.success() { "" } else { " failed" });
-    ensure!(output.status.success(), "the suites can't be built:\n{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "the suites can't be built:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let found = executables(&String::from_utf8_lossy(&output.stdout));
     for suite in suites {
         ensure!(found.contains_key(suite.target), "cargo has built no test program {}", suite.target);
@@ -41,7 +45,8 @@ pub(crate) fn suites(workspace: &Workspace, suites: &[&Suite]) -> Result<BTreeMa
 fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-        let is_test = message["target"]["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "test"));
+        let is_test =
+            message["target"]["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "test"));
         if let (true, Some(name), Some(path)) =
             (is_test, message["target"]["name"].as_str(), message["executable"].as_str())
         {
@@ -54,14 +59,14 @@ fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
 /// The guest's first process: static, since nothing may be missing where nobody can say so.
 pub(crate) fn guest(workspace: &Workspace) -> Result<PathBuf> {
     let mut command = workspace.cargo();
-    command.args(["rustc", "--package", GUEST, "--bin", GUEST, "--", "-C", "target-feature=+crt-static"]).args([
-        "-C",
-        "strip=symbols",
-    ]);
+    command
+        .args(["rustc", "--package", GUEST, "--bin", GUEST, "--", "-C", "target-feature=+crt-static"])
+        .args(["-C", "strip=symbols"]);
     step::run("building the guests' first process", &workspace.logs(), "guest-build", &mut command)?;
     let kept = workspace.vm_dir().join(GUEST);
     // Copied: the next build of the workspace takes the place that cargo gives it.
-    fs::copy(workspace.debug_program(GUEST), &kept).with_context(|| format!("can't write {}", kept.display()))?;
+    fs::copy(workspace.debug_program(GUEST), &kept)
+        .with_context(|| format!("can't write {}", kept.display()))?;
     Ok(kept)
 }
 

@@ -10,8 +10,18 @@ pub(crate) fn table(reports: &[KernelReport]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table.set_header([
-        "KERNEL", "RELEASE", "LOADED", "INSTRUCTIONS", "STACK", "ALLOWED", "REPLY", "DENIED", "PASSED", "FAILED",
-        "NOT RUN", "TIME",
+        "KERNEL",
+        "RELEASE",
+        "LOADED",
+        "INSTRUCTIONS",
+        "STACK",
+        "ALLOWED",
+        "REPLY",
+        "DENIED",
+        "PASSED",
+        "FAILED",
+        "NOT RUN",
+        "TIME",
     ]);
     for report in reports {
         let packet = |name: &str| {
@@ -95,10 +105,18 @@ mod tests {
             failed: 2,
             ignored: 0,
             seconds: 1.5,
-            failure: Some(Failure { why: "it exited with 101".to_owned(), output: "left != right".to_owned() }),
+            failure: Some(Failure {
+                why: "it exited with 101".to_owned(),
+                output: "left != right".to_owned(),
+            }),
         });
         let text = remarks(std::slice::from_ref(&report));
-        for part in ["not run on 5.10: kernel::x: it lacks y", "vectors: it exited with 101", "left != right", "does not boot"] {
+        for part in [
+            "not run on 5.10: kernel::x: it lacks y",
+            "vectors: it exited with 101",
+            "left != right",
+            "does not boot",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let table = table(&[report]);

@@ -94,7 +94,11 @@ impl KernelReport {
 /// Judges what a guest with `plan` left.
 pub(crate) fn judge(kind: Release, plan: &Plan, gates: &[&'static Gate], ended: &Ended) -> KernelReport {
     let (events, cut) = events(&ended.port);
-    let mut report = KernelReport { seconds: ended.took.as_secs_f64(), faults: Vec::new(), ..KernelReport::of_fault(kind, String::new()) };
+    let mut report = KernelReport {
+        seconds: ended.took.as_secs_f64(),
+        faults: Vec::new(),
+        ..KernelReport::of_fault(kind, String::new())
+    };
     let mut whole = false;
     for event in &events {
         match event {
@@ -122,7 +126,8 @@ pub(crate) fn judge(kind: Release, plan: &Plan, gates: &[&'static Gate], ended: 
     if !whole || !missing.is_empty() || ended.how != (How::Exited { well: true }) {
         report.faults.push(unfinished(&missing, cut.is_some(), ended));
     }
-    let programs = report.measures.iter().filter(|measure| matches!(measure, Measure::Program { .. })).count();
+    let programs =
+        report.measures.iter().filter(|measure| matches!(measure, Measure::Program { .. })).count();
     report.loaded = programs >= 2;
     if plan.suites.iter().any(|planned| planned.name == MEASURES) && !report.loaded {
         report.faults.push("the programs were not loaded and measured".to_owned());
@@ -230,7 +235,11 @@ mod tests {
         vec![
             booted("5.10.0-46-cloud-amd64"),
             suite_event(MEASURES, Outcome::Exited(0), GOOD),
-            suite_event("kernel", Outcome::Exited(0), "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured"),
+            suite_event(
+                "kernel",
+                Outcome::Exited(0),
+                "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured",
+            ),
             Event::End,
         ]
     }
@@ -272,11 +281,14 @@ mod tests {
         let mut complaint = all_well();
         complaint.insert(3, Event::Complaint { text: "WARNING: CPU: 0".to_owned() });
         let mut not_loaded = all_well();
-        not_loaded[1] = suite_event(MEASURES, Outcome::Exited(0), "test result: ok. 1 passed; 0 failed; 0 ignored");
+        not_loaded[1] =
+            suite_event(MEASURES, Outcome::Exited(0), "test result: ok. 1 passed; 0 failed; 0 ignored");
         let mut failing = all_well();
-        failing[2] = suite_event("kernel", Outcome::Exited(101), "test result: FAILED. 1 passed; 2 failed; 0 ignored");
+        failing[2] =
+            suite_event("kernel", Outcome::Exited(101), "test result: FAILED. 1 passed; 2 failed; 0 ignored");
         let mut nothing = all_well();
-        nothing[2] = suite_event("kernel", Outcome::Exited(0), "test result: ok. 0 passed; 0 failed; 0 ignored");
+        nothing[2] =
+            suite_event("kernel", Outcome::Exited(0), "test result: ok. 0 passed; 0 failed; 0 ignored");
         let mut crashed = all_well();
         crashed[2] = suite_event("kernel", Outcome::Killed(11), "");
         for events in [wrong_kernel, complaint, not_loaded, failing, nothing, crashed] {

@@ -42,7 +42,9 @@ mod tests {
 
     #[test]
     fn the_limit_is_read() {
-        let limits = |value: &str| format!("Max processes  1  2  processes\nMax locked memory  {value}  65536  bytes\n");
+        let limits = |value: &str| {
+            format!("Max processes  1  2  processes\nMax locked memory  {value}  65536  bytes\n")
+        };
         assert_eq!(limit(&limits("65536")), Some(65536));
         assert_eq!(limit(&limits("unlimited")), None);
         assert_eq!(limit(""), None);

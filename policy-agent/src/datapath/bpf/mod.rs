@@ -9,6 +9,7 @@ mod attach;
 mod clock;
 mod index4;
 mod maps;
+mod memlock;
 mod pins;
 mod present;
 mod qdisc;
@@ -61,6 +62,12 @@ pub enum BpfError {
          Mount it with `mount -t bpf bpf /sys/fs/bpf`, or name another folder with --bpffs"
     )]
     NoBpffs(PathBuf, String),
+    #[error(
+        "loading the BPF object: Linux before 5.11 charges it to the memory lock limit, which is {kib} KiB here and may not be \
+         raised: give the agent the capability SYS_RESOURCE (the chart: securityContext.extraCapabilities={{SYS_RESOURCE}}), \
+         or start it with `ulimit -l unlimited`"
+    )]
+    MemoryLock { kib: u64 },
 }
 
 pub struct BpfDatapath {
@@ -93,7 +100,7 @@ impl BpfDatapath {
         mode: AttachMode,
     ) -> Result<Self, BpfError> {
         let pins = Pins::open(bpffs)?;
-        let mut ebpf = load_object(object, capacity, &pins)?;
+        let mut ebpf = load_object(object, capacity, &pins).map_err(memlock::explain)?;
         pins.pin_next(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let flow_sets = MapInfo::from_pin(pins.kept("FLOWS"))?.max_entries();
