@@ -37,7 +37,7 @@ use verdict::KernelReport;
 /// So many machines at once: each takes a CPU and 2 GiB.
 const AT_ONCE: usize = 2;
 /// Emulated, a machine is ten to twenty times slower; what tests wait for is given that much longer.
-const SLOW: &str = "6";
+const SLOW: &str = "10";
 /// Beside the suites' own time: the kernel's start, the mounts, the modules.
 const START: Duration = Duration::from_secs(120);
 
