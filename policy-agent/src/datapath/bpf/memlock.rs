@@ -14,7 +14,7 @@ use super::BpfError;
 /// Says what is behind a refusal that the limit explains; other errors stay as they are.
 pub(super) fn explain(error: BpfError) -> BpfError {
     // From 5.11 on the memory is charged to the cgroup: there a refusal means something else.
-    if !is_refusal(&error) || KernelVersion::at_least(5, 11, 0) {
+    if !is_refusal(&error) || KernelVersion::current().is_ok_and(|own| own >= KernelVersion::new(5, 11, 0)) {
         return error;
     }
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
