@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use sluice_netns::{
     ALLOW_TIMEOUT, Agent, AgentOptions, DENY_TIMEOUT, Flow, Manifests, Netns, Node, Outcome, Probe, Protocol,
-    WorldBuilder, explain_batch, probe_all,
+    WorldBuilder, explain_batch, patience, probe_all,
 };
 use sluice_netns::{TcpConn, World};
 
@@ -320,6 +320,7 @@ pub fn policy(name: &str, spec: &str) -> String {
 
 /// Waits for something to come true, and says what was last seen where it doesn't.
 pub fn eventually(timeout: Duration, mut look: impl FnMut() -> Result<Option<String>>) -> Result<()> {
+    let timeout = patience(timeout);
     let deadline = Instant::now() + timeout;
     while let Some(seen) = look()? {
         ensure!(Instant::now() < deadline, "still not so after {timeout:?}: {seen}");

@@ -13,5 +13,6 @@ pub mod namespace;
 pub mod packet;
 pub mod packets;
 pub mod random;
+pub mod stack;
 pub mod traffic;
 pub mod updates;

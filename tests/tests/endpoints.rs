@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sluice_netns::{NodeSpec, Pod, PodSpec, World, WorldBuilder};
+use sluice_netns::{NodeSpec, Pod, PodSpec, World, WorldBuilder, patience};
 use sluice_tests::agent_world::{FOLLOW_TIMEOUT, Lab, eventually, shell};
 
 const DENY: &str = "podSelector: {}, policyTypes: [Ingress]";
@@ -116,6 +116,6 @@ fn a_new_interface_is_enforced_within_milliseconds() -> Result<()> {
     let median = *taken.get(PODS / 2).context("no pod")?;
     println!("programs on a new interface after its address, {PODS} pods: median {median:?}, all {taken:?}");
     // What is seen is below 30 ms; a machine that does five other things is given ten times that.
-    ensure!(median < Duration::from_millis(300), "median {median:?}");
+    ensure!(median < patience(Duration::from_millis(300)), "median {median:?}");
     Ok(())
 }

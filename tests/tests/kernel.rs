@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aya::util::KernelVersion;
 use policy_agent::compile::{Scope, compile};
 use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
 use policy_agent::datapath::enforce;
@@ -36,11 +37,20 @@ fn sides(cluster: &Cluster, flow: &Flow, locals: &[LocalEndpoint]) -> Vec<(Arriv
         if from_node && !from_own_node(cluster, flow) {
             continue;
         }
+        // Before 5.18 a test run can't name the interface that a packet has come in by, and every packet to a pod seems to
+        // be the node's own. What other pods send is tried with real packets there, by the suites `packets_*`.
+        if direction == Direction::Ingress && !from_node && is_older_than_5_18() {
+            continue;
+        }
         if let Some(ifindex) = sluice_tests::cluster::owner(locals, own) {
             sides.push((Arrival { ifindex, direction, from_node }, verdict == Verdict::Allow));
         }
     }
     sides
+}
+
+fn is_older_than_5_18() -> bool {
+    KernelVersion::current().is_ok_and(|own| own < KernelVersion::new(5, 18, 0))
 }
 
 fn from_own_node(cluster: &Cluster, flow: &Flow) -> bool {

@@ -16,6 +16,7 @@ mod setup;
 mod step;
 mod test;
 mod version;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -67,7 +68,8 @@ enum Task {
     },
     /// Run all tests, those in the kernel and in network namespaces included
     ///
-    /// Sets up the machine and builds first. Needs root, or sudo. A kernel test that can't run fails.
+    /// Sets up the machine and builds first. Needs root, or sudo. A kernel test that can't run fails. Ends with the most telling
+    /// suites in virtual machines with the oldest and the newest kernel; --kernel runs all of them on any.
     Test(test::Options),
     /// Run conformance cases on real pods: oracle, `explain` and sockets must agree with the file
     ///

@@ -73,6 +73,16 @@ impl Workspace {
         self.target.join("image")
     }
 
+    /// Kernels of other releases, as they were fetched.
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.target.join("kernels")
+    }
+
+    /// What virtual machines boot from and leave.
+    pub(crate) fn vm_dir(&self) -> PathBuf {
+        self.target.join("vm")
+    }
+
     /// A program of the workspace's own, as tests are built.
     pub(crate) fn debug_program(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)

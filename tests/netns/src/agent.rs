@@ -15,11 +15,14 @@ use tempfile::TempDir;
 
 use crate::explain::successful;
 use crate::netns::Netns;
+use crate::patience::patience;
 use crate::process::Process;
 use crate::sys;
 use crate::world::Node;
 
 const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// A machine that builds at the same time may stand still for seconds.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// How an agent is started.
@@ -109,7 +112,8 @@ impl Agent {
 
     /// Waits until somebody listens on its socket; fails where it ended meanwhile.
     pub fn wait_for_socket(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START_TIMEOUT;
+        let limit = patience(START_TIMEOUT);
+        let deadline = Instant::now() + limit;
         while UnixStream::connect(self.socket()).is_err() {
             if let Some(status) = self.process.exit_status()? {
                 bail!("the agent ended at its start ({status}); its log:\n{}", self.log());
@@ -118,7 +122,7 @@ impl Agent {
                 bail!("interrupted");
             }
             if Instant::now() > deadline {
-                bail!("the agent has no socket after {START_TIMEOUT:?}; its log:\n{}", self.log());
+                bail!("the agent has no socket after {limit:?}; its log:\n{}", self.log());
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -150,8 +154,8 @@ impl Agent {
 
     /// Waits until everything that is in the folder now is enforced; gives the generation.
     pub fn sync(&self) -> Result<u64> {
-        // Long: a machine that builds at the same time may stand still for seconds.
-        let output = self.ask(&["sync", "--timeout", "30s"])?;
+        let limit = format!("{}s", patience(SYNC_TIMEOUT).as_secs());
+        let output = self.ask(&["sync", "--timeout", &limit])?;
         let output = String::from_utf8_lossy(&output).into_owned();
         let number = output.split(|c: char| !c.is_ascii_digit()).rfind(|word| !word.is_empty());
         number
@@ -197,7 +201,7 @@ impl Agent {
 
     /// Ends it in an orderly way, SIGTERM first. What it enforces stays. True if it ended by itself.
     pub fn stop(&mut self) -> Result<bool> {
-        self.process.stop(STOP_GRACE)
+        self.process.stop(patience(STOP_GRACE))
     }
 
     /// Kills it, as a crash would. What it enforces stays.

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use socket2::{Domain, Socket, Type};
 
 use crate::netns::Netns;
 use crate::probe::{Outcome, any};
@@ -25,6 +26,17 @@ impl TcpConn {
             .run(|| TcpStream::connect_timeout(&to, timeout))?
             .with_context(|| format!("connecting from {} to {to}", ns.name()))?;
         stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream), sent: 0, partial: Vec::new() })
+    }
+
+    /// The same over SCTP: an association that is read and written as a stream of lines. Fails where the kernel has none.
+    pub fn open_sctp(ns: &Netns, to: SocketAddr, timeout: Duration) -> Result<Self> {
+        let connect = || -> io::Result<TcpStream> {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(socket2::Protocol::SCTP))?;
+            socket.connect_timeout(&to.into(), timeout)?;
+            Ok(socket.into())
+        };
+        let stream = ns.run(connect)?.with_context(|| format!("SCTP from {} to {to}", ns.name()))?;
         Ok(Self { stream: BufReader::new(stream), sent: 0, partial: Vec::new() })
     }
 

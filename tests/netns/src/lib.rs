@@ -15,6 +15,7 @@ mod manifests;
 mod matrix;
 mod netns;
 mod network;
+mod patience;
 mod probe;
 mod process;
 mod server;
@@ -29,6 +30,7 @@ pub use manifests::Manifests;
 pub use matrix::{Probe, Protocol, many_at_once, probe_all};
 pub use netns::Netns;
 pub use network::Network;
+pub use patience::patience;
 pub use probe::{
     ALLOW_TIMEOUT, CommandProbe, DENY_TIMEOUT, Outcome, http_get, ping, ping_command, ping_from,
     sctp_connect, sctp_connect_from, sctp_supported, tcp_connect, tcp_connect_from, udp_exchange,

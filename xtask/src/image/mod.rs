@@ -106,6 +106,15 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<Made> {
     Ok(Made { image, agent: static_agent::place(workspace, arch) })
 }
 
+/// The agent of [`for_tests`], where that has run before.
+pub(crate) fn agent_for_tests(workspace: &Workspace) -> Result<PathBuf> {
+    let agent = static_agent::place(workspace, Arch::of_this_machine()?);
+    if !agent.is_file() {
+        bail!("there is no {}: leave out --built", agent.display());
+    }
+    Ok(agent)
+}
+
 fn default_file(workspace: &Workspace, name: &str) -> PathBuf {
     workspace.image_dir().join(format!("policy-agent-{VERSION}-{name}.tar"))
 }

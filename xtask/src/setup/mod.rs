@@ -29,15 +29,19 @@ pub(crate) struct Scope {
     /// Helm, for the chart.
     pub(crate) chart: bool,
     pub(crate) lint: bool,
+    /// The kernel matrix: virtual machines, and Debian's kernels for them.
+    pub(crate) matrix: bool,
 }
 
 impl Scope {
-    pub(crate) const BUILD: Self = Self { run: false, bench: false, chart: false, lint: false };
+    pub(crate) const BUILD: Self =
+        Self { run: false, bench: false, chart: false, lint: false, matrix: false };
     pub(crate) const RUN: Self = Self { run: true, ..Self::BUILD };
     pub(crate) const TEST: Self = Self { chart: true, ..Self::RUN };
+    pub(crate) const MATRIX: Self = Self { matrix: true, ..Self::TEST };
     pub(crate) const BENCH: Self = Self { bench: true, ..Self::RUN };
     pub(crate) const LINT: Self = Self { chart: true, lint: true, ..Self::BUILD };
-    pub(crate) const ALL: Self = Self { run: true, bench: true, chart: true, lint: true };
+    pub(crate) const ALL: Self = Self { run: true, bench: true, chart: true, lint: true, matrix: true };
 }
 
 /// Reports what is there and what is missing; fails when something is.

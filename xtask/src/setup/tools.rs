@@ -25,6 +25,7 @@ pub(crate) struct Tool {
 const BUILD: fn(Scope) -> bool = |_| true;
 const RUN: fn(Scope) -> bool = |scope| scope.run;
 const BENCH: fn(Scope) -> bool = |scope| scope.bench;
+const MATRIX: fn(Scope) -> bool = |scope| scope.matrix;
 
 /// Debian's names; others find the programs in packages of similar names.
 pub(crate) const TOOLS: &[Tool] = &[
@@ -115,6 +116,41 @@ pub(crate) const TOOLS: &[Tool] = &[
         purpose: "the bench compares with it, under iptables",
         packages: &[&["ipset"]],
         scope: BENCH,
+    },
+    Tool {
+        program: "qemu-system-x86_64",
+        version_args: &["--version"],
+        purpose: "boots the kernels of the matrix",
+        packages: &[&["qemu-system-x86"]],
+        scope: MATRIX,
+    },
+    Tool {
+        program: "depmod",
+        version_args: &["--version"],
+        purpose: "lists what the kernels' modules need",
+        packages: &[&["kmod"]],
+        scope: MATRIX,
+    },
+    Tool {
+        program: "xz",
+        version_args: &["--version"],
+        purpose: "unpacks the kernels' modules",
+        packages: &[&["xz-utils"]],
+        scope: MATRIX,
+    },
+    Tool {
+        program: "zstd",
+        version_args: &["--version"],
+        purpose: "unpacks the kernels' modules",
+        packages: &[&["zstd"]],
+        scope: MATRIX,
+    },
+    Tool {
+        program: "strip",
+        version_args: &["--version"],
+        purpose: "makes the suites small enough for a machine without a disk",
+        packages: &[&["binutils"]],
+        scope: MATRIX,
     },
 ];
 

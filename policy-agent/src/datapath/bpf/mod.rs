@@ -12,6 +12,7 @@ mod clock;
 mod contents;
 mod index4;
 mod maps;
+mod memlock;
 mod pins;
 mod present;
 mod qdisc;
@@ -74,6 +75,12 @@ pub enum BpfError {
          Mount it with `mount -t bpf bpf /sys/fs/bpf`, or name another folder with --bpffs"
     )]
     NoBpffs(PathBuf, String),
+    #[error(
+        "loading the BPF object: Linux before 5.11 charges it to the memory lock limit, which is {kib} KiB here and may not be \
+         raised: give the agent the capability SYS_RESOURCE (the chart: securityContext.extraCapabilities={{SYS_RESOURCE}}), \
+         or start it with `ulimit -l unlimited`"
+    )]
+    MemoryLock { kib: u64 },
 }
 
 pub struct BpfDatapath {
@@ -323,7 +330,7 @@ impl BpfDatapath {
 impl Generation {
     fn load(object: &[u8], capacity: &Capacity, pins: &Pins, is_adopted: bool) -> Result<Self, BpfError> {
         pins.begin()?;
-        let mut ebpf = load_object(object, capacity, pins, is_adopted)?;
+        let mut ebpf = load_object(object, capacity, pins, is_adopted).map_err(memlock::explain)?;
         pins.pin_next(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let flow_sets = MapInfo::from_pin(pins.flows("FLOWS"))?.max_entries();

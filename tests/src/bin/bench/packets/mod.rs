@@ -4,7 +4,6 @@ mod frames;
 mod report;
 mod scenario;
 mod setting;
-mod stack;
 
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use anyhow::Context as _;
 use policy_agent::datapath::bpf::{AttachMode, BpfDatapath};
 use policy_agent::plan::Capacity;
 use sluice_tests::kernel::Bpffs;
+use sluice_tests::stack::Frames;
 
 use crate::Report;
 use crate::machine::Machine;
@@ -21,7 +21,7 @@ const REPEAT: u32 = 200_000;
 
 pub(crate) fn run(object: &Path, rounds: u32, machine: Machine) -> anyhow::Result<Report> {
     let object = std::fs::read(object).with_context(|| format!("reading {}", object.display()))?;
-    let stack = stack::Frames::read(&object)?;
+    let stack = Frames::read(&object)?;
     let measured = sluice_tests::namespace::with_interfaces(1, |interfaces| {
         let ifindex = *interfaces.first().context("no interface")?;
         let load = || -> anyhow::Result<(Bpffs, BpfDatapath)> {

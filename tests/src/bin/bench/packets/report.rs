@@ -5,10 +5,11 @@ use std::path::Path;
 
 use aya::maps::MapInfo;
 use policy_agent::datapath::bpf::BpfDatapath;
+use sluice_tests::stack::{Depth, Frames};
 
 use super::REPEAT;
 use super::scenario::Row;
-use super::stack::{Depth, Frames};
+
 use crate::Report;
 use crate::docs::{self, Section};
 use crate::machine::Machine;

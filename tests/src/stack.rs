@@ -33,21 +33,21 @@ struct Function {
 
 /// The stack frames of an object's functions.
 #[derive(Debug)]
-pub(crate) struct Frames {
+pub struct Frames {
     functions: BTreeMap<Place, Function>,
     names: BTreeMap<String, Place>,
 }
 
 /// The stack of one program, in bytes.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(crate) struct Depth {
+pub struct Depth {
     pub own: u32,
     /// With the deepest chain of calls.
     pub deepest: u32,
 }
 
 impl Frames {
-    pub(crate) fn read(object: &[u8]) -> anyhow::Result<Self> {
+    pub fn read(object: &[u8]) -> anyhow::Result<Self> {
         let file = object::File::parse(object)?;
         let (mut functions, mut names) = (BTreeMap::new(), BTreeMap::new());
         for symbol in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0) {
@@ -59,7 +59,7 @@ impl Frames {
         Ok(Self { functions, names })
     }
 
-    pub(crate) fn depth(&self, program: &str) -> anyhow::Result<Depth> {
+    pub fn depth(&self, program: &str) -> anyhow::Result<Depth> {
         let place = self.names.get(program).with_context(|| format!("the object has no {program}"))?;
         let own = self.functions.get(place).map_or(0, |function| function.frame);
         Ok(Depth { own, deepest: self.deepest(*place)? })
