@@ -11,6 +11,8 @@ use crate::step;
 use crate::workspace::Workspace;
 
 const PACKAGE: &str = "policy-ebpf";
+/// The feature of policy-ebpf and policy-agent that gives the maps another layout.
+pub(crate) const NEXT_LAYOUT: &str = "next-layout";
 /// Separates flags in CARGO_ENCODED_RUSTFLAGS.
 const UNIT_SEPARATOR: &str = "\x1f";
 
@@ -24,6 +26,8 @@ pub(crate) enum Variant {
     DebugLog,
     /// With the programs that `bench` needs, beside the agent's object.
     Bench,
+    /// With maps of another layout, for the agent that tests upgrade to.
+    NextLayout,
 }
 
 /// Builds the object, and returns its stable place (rewritten only when its bytes change).
@@ -38,6 +42,10 @@ pub(crate) fn build(workspace: &Workspace, rustc: &Candidate, variant: Variant) 
         Variant::Bench => {
             command.args(["--features", "bench"]);
             workspace.bpf_object().with_file_name("policy-ebpf-bench")
+        }
+        Variant::NextLayout => {
+            command.args(["--features", NEXT_LAYOUT]);
+            workspace.bpf_object().with_file_name("policy-ebpf-next")
         }
     };
     step::run("building the BPF program", &workspace.logs(), "bpf-build", &mut command)?;

@@ -87,7 +87,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         // What can't be had is better known before the tests than after them.
         vm::fetch(workspace, if options.long { &Release::ALL } else { &Release::ENDS })?;
     }
-    let image::Made { image, agent } = image::for_tests(workspace)?;
+    let image::Made { image, agent, next } = image::for_tests(workspace)?;
     let helm = setup::ensure_helm(workspace)?;
     let mut command = workspace.cargo();
     command
@@ -95,6 +95,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         .args(options.filter.as_slice())
         .env(OBJECT_VARIABLE, workspace.bpf_object())
         .env("SLUICE_AGENT", &agent)
+        .env("SLUICE_AGENT_NEXT", next)
         .env("SLUICE_HELM", helm)
         .env("SLUICE_IMAGE", image);
     if options.quick {

@@ -95,6 +95,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 pub(crate) struct Made {
     pub(crate) image: PathBuf,
     pub(crate) agent: PathBuf,
+    /// The agent of another version, with maps of another layout.
+    pub(crate) next: PathBuf,
 }
 
 /// The image for this machine. Its program is the one that all tests run: what is tested is what is shipped.
@@ -102,8 +104,11 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<Made> {
     let rustc = setup::ensure(workspace, Scope::TEST)?;
     let arch = Arch::of_this_machine()?;
     let image = default_file(workspace, arch.oci());
+    // First: what cargo leaves in its own place is the agent of this version.
+    let object = bpf_build::build(workspace, &rustc, Variant::NextLayout)?;
+    let next = static_agent::build_next(workspace, &object)?;
     make(workspace, &rustc, &[arch], &image)?;
-    Ok(Made { image, agent: static_agent::place(workspace, arch) })
+    Ok(Made { image, agent: static_agent::place(workspace, arch), next })
 }
 
 /// The agent of [`for_tests`], where that has run before.

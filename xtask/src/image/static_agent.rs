@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Arch;
 use crate::agent_build::OBJECT_VARIABLE;
+use crate::bpf_build::NEXT_LAYOUT;
 use crate::bpf_toolchain::Candidate;
 use crate::step;
 use crate::workspace::{Workspace, which};
@@ -20,15 +21,30 @@ use crate::workspace::{Workspace, which};
 pub(super) fn build(workspace: &Workspace, rustc: &Candidate, arch: Arch, object: &Path) -> Result<PathBuf> {
     let native = arch == Arch::of_this_machine()?;
     let (mut command, built) =
-        if native { (link_again(workspace), workspace.agent()) } else { cross(workspace, rustc, arch)? };
+        if native { (link_again(workspace, &[]), workspace.agent()) } else { cross(workspace, rustc, arch)? };
     command.env(OBJECT_VARIABLE, object);
     let title = format!("building the static agent for {}", arch.oci());
     step::run(&title, &workspace.logs(), &format!("agent-{}", arch.oci()), &mut command)?;
     let kept = place(workspace, arch);
+    keep(&built, &kept)?;
+    Ok(kept)
+}
+
+/// Builds the agent of another version, with maps of another layout, for this machine: tests upgrade to it, and back.
+pub(super) fn build_next(workspace: &Workspace, object: &Path) -> Result<PathBuf> {
+    let mut command = link_again(workspace, &["--features", NEXT_LAYOUT]);
+    command.env(OBJECT_VARIABLE, object);
+    step::run("building the agent of another version", &workspace.logs(), "agent-next", &mut command)?;
+    let kept = workspace.image_dir().join("next").join("policy-agent");
+    keep(&workspace.agent(), &kept)?;
+    Ok(kept)
+}
+
+fn keep(built: &Path, kept: &Path) -> Result<()> {
     let named = || format!("can't copy {} to {}", built.display(), kept.display());
     fs::create_dir_all(kept.parent().with_context(named)?).with_context(named)?;
-    fs::copy(&built, &kept).with_context(named)?;
-    Ok(kept)
+    fs::copy(built, kept).with_context(named)?;
+    Ok(())
 }
 
 /// Where the finished program is kept: the next `cargo xtask build` takes the place that cargo gives it.
@@ -37,14 +53,12 @@ pub(super) fn place(workspace: &Workspace, arch: Arch) -> PathBuf {
 }
 
 /// Only the last step differs from `cargo xtask build`: what that compiled is linked once more.
-fn link_again(workspace: &Workspace) -> Command {
+fn link_again(workspace: &Workspace, features: &[&str]) -> Command {
     let mut command = workspace.cargo();
-    command.args(["rustc", "--release", "--package", "policy-agent", "--bin", "policy-agent", "--"]).args([
-        "-C",
-        "target-feature=+crt-static",
-        "-C",
-        "strip=symbols",
-    ]);
+    command
+        .args(["rustc", "--release", "--package", "policy-agent", "--bin", "policy-agent"])
+        .args(features)
+        .args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
     command
 }
 
