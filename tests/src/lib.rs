@@ -13,3 +13,4 @@ pub mod packet;
 pub mod packets;
 pub mod random;
 pub mod updates;
+pub mod usage;

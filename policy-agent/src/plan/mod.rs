@@ -36,7 +36,7 @@ use ipnet::IpNet;
 
 pub use op::{Capacity, Op, TableFull};
 
-use crate::compile::{Compiled, Delta};
+use crate::compile::{Compiled, Delta, Excess};
 use crate::model::ObjectName;
 use known::Known;
 use names::{Contents, PortSetNumber, RowKey, SetKey, SignatureKey};
@@ -178,6 +178,9 @@ impl Planner {
         compiled: &Compiled,
         endpoints: &[LocalEndpoint],
     ) -> Result<Vec<Op>, TableFull> {
+        if let Some(Excess { what, count, most }) = compiled.excess {
+            return Err(TableFull { table: what, needed: count, capacity: most });
+        }
         let whole = self.suspect || self.pending.everything;
         let pending = std::mem::take(&mut self.pending);
         let planned = match self.known.take().filter(|_| !whole) {
