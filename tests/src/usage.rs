@@ -37,9 +37,9 @@ impl Usage {
             if target.contains("bpf-") {
                 let path = format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy());
                 let Ok(info) = fs::read_to_string(path) else { continue };
-                let number = ["map_id:", "prog_id:", "link_id:"].into_iter().find_map(|name| {
-                    field(&info, name).map(|number| format!("{name}{number}"))
-                });
+                let number = ["map_id:", "prog_id:", "link_id:"]
+                    .into_iter()
+                    .find_map(|name| field(&info, name).map(|number| format!("{name}{number}")));
                 bpf.extend(number);
             }
             descriptors.push(target);

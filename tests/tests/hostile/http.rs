@@ -92,14 +92,18 @@ fn nothing_but_what_is_there_is_answered_whatever_is_asked() -> Result<()> {
     follows(&lab)?;
     live(&ns)?;
     let before = usage(&lab)?;
-    let get = |to: &str, path: &str| send(&ns, to, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
-    for (to, known) in [(HEALTH, &["/livez", "/readyz"][..]), (METRICS, &["/metrics"])] {
-        for path in ["/", "/livez", "/readyz", "/metrics", "/debug/pprof/", "/debug", "/status", "/flows", "/config"] {
+    let get =
+        |to: &str, path: &str| send(&ns, to, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+    for (to, known) in [(HEALTH, &["/livez", "/readyz"][..]), (METRICS, &["/metrics"][..])] {
+        for path in
+            ["/", "/livez", "/readyz", "/metrics", "/debug/pprof/", "/debug", "/status", "/flows", "/config"]
+        {
             let expected = if known.contains(&path) { 200 } else { 404 };
             assert_eq!(status(&get(to, path)?), Some(expected), "{to} {path}");
         }
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"] {
-            let answer = send(&ns, to, format!("{method} {} HTTP/1.1\r\nHost: x\r\n\r\n", known[0]).as_bytes())?;
+            let answer =
+                send(&ns, to, format!("{method} {} HTTP/1.1\r\nHost: x\r\n\r\n", known[0]).as_bytes())?;
             assert!(matches!(status(&answer), Some(400..=405)), "{to} {method}: {answer}");
         }
         let old = send(&ns, to, format!("GET {} HTTP/1.0\r\n\r\n", known[0]).as_bytes())?;
@@ -157,7 +161,9 @@ fn a_thousand_slow_clients_keep_nobody_out() -> Result<()> {
     let scraped = send(&ns, METRICS, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")?;
     assert_eq!(status(&scraped), Some(200), "{scraped:.200}");
     let followed = follows(&lab)?;
-    println!("beside 2,000 slow clients: /livez {longest:?}, a change {followed:?}; descriptors held: {held}");
+    println!(
+        "beside 2,000 slow clients: /livez {longest:?}, a change {followed:?}; descriptors held: {held}"
+    );
     assert!(held <= 2 * 64 + 8, "{held} descriptors for clients");
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     drop(slow);

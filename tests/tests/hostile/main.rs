@@ -4,6 +4,7 @@
 mod folder;
 mod http;
 mod objects;
+mod plugin;
 mod server;
 mod socket;
 

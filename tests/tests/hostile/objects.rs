@@ -54,15 +54,18 @@ fn block(cidr: &str) -> Value {
 /// Those that an API server takes too.
 pub(super) fn policies() -> Vec<Case> {
     let enforced = |name, ingress, web| Case { name, objects: vec![policy(ingress)], refused: None, web };
-    let refused = |name, ingress, why| Case { name, objects: vec![policy(ingress)], refused: Some(why), web: "hangs" };
+    let refused =
+        |name, ingress, why| Case { name, objects: vec![policy(ingress)], refused: Some(why), web: "hangs" };
     let with_endpoint = |n: u32, last: u32| json!({ "ports": [{ "port": 1 + n, "endPort": last }] });
     let values = each(10_000, |n| format!("v{n}"));
     vec![
         enforced(
             "10,000 rules that differ in labels",
-            each(10_000, |n| json!({
-                "from": [{ "podSelector": { "matchLabels": { "app": format!("a{n}") } } }], "ports": [{ "port": 80 }],
-            })),
+            each(10_000, |n| {
+                json!({
+                    "from": [{ "podSelector": { "matchLabels": { "app": format!("a{n}") } } }], "ports": [{ "port": 80 }],
+                })
+            }),
             "hangs",
         ),
         refused(
@@ -102,15 +105,18 @@ pub(super) fn policies() -> Vec<Case> {
         ),
         refused(
             "10,000 rules for everybody but one",
-            each(10_000, |n| json!({ "from": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": [host(n)] } }] })),
+            each(
+                10_000,
+                |n| json!({ "from": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": [host(n)] } }] }),
+            ),
             "overlaps of CIDRs with lists of peers are too many: 1000000 may be in one policy",
         ),
         enforced(
-            "99,000 exceptions",
-            json!([{ "from": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": each(99_000, host) } }] }]),
+            "100,000 exceptions",
+            json!([{ "from": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": each(100_000, host) } }] }]),
             "opens",
         ),
-        enforced("99,000 CIDRs", json!([{ "from": each(99_000, |n| block(&host(n))) }]), "hangs"),
+        enforced("100,000 CIDRs", json!([{ "from": each(100_000, |n| block(&host(n))) }]), "hangs"),
         enforced(
             "lists of 10,000 values",
             json!([{ "from": [{ "namespaceSelector": {}, "podSelector": { "matchExpressions": [
@@ -132,15 +138,23 @@ pub(super) fn policies() -> Vec<Case> {
 fn of_a_folder() -> Vec<Case> {
     let long = "x".repeat(1 << 20);
     let refused = |name, object, why, web| Case { name, objects: vec![object], refused: Some(why), web };
-    let ports = |count: u32| json!({ "containers": [{ "ports": each(count, |n| json!({
+    let ports = |count: u32| {
+        json!({ "containers": [{ "ports": each(count, |n| json!({
         "name": format!("p{n}"), "containerPort": 1 + n % 65_535,
-    })) }] });
+    })) }] })
+    };
     let named = policy(json!([{ "ports": each(10_000, |n| json!({ "port": format!("p{n}") })) }]));
     vec![
         refused(
             "a million CIDRs",
             policy(json!([{ "from": each(1_000_000, |n| block(&host(n))) }])),
-            "NetworkPolicy dev/absurd: spec.ingress: 1000000: different CIDRs and exceptions are too many: 100000 may be",
+            "NetworkPolicy dev/absurd is larger than 8 MiB, which no API server stores",
+            "hangs",
+        ),
+        refused(
+            "150,000 CIDRs",
+            policy(json!([{ "from": each(150_000, |n| block(&host(n))) }])),
+            "NetworkPolicy dev/absurd: spec.ingress: 150000: different CIDRs and exceptions are too many: 120000 may be",
             "hangs",
         ),
         refused(
@@ -157,18 +171,20 @@ fn of_a_folder() -> Vec<Case> {
         ),
         refused(
             "10,000 addresses of one pod",
-            pod("absurd", json!({}), json!({}), json!({ "podIPs": each(10_000, |n| json!({
+            pod(
+                "absurd",
+                json!({}),
+                json!({}),
+                json!({ "podIPs": each(10_000, |n| json!({
                 "ip": std::net::Ipv4Addr::from_bits(0x0a63_0000 + n).to_string(),
-            })) })),
+            })) }),
+            ),
             "and 9949 more errors",
             "opens",
         ),
         Case {
             name: "10,000 named ports of one pod, and a policy that uses all",
-            objects: vec![
-                pod("absurd", json!({}), ports(10_000), json!({ "podIP": "10.99.0.1" })),
-                named,
-            ],
+            objects: vec![pod("absurd", json!({}), ports(10_000), json!({ "podIP": "10.99.0.1" })), named],
             refused: None,
             web: "hangs",
         },
@@ -195,8 +211,9 @@ fn each_is_enforced_or_refused_in_time_and_memory_and_nobody_else_notices() -> R
     let mut report = String::new();
     for Case { name, objects, refused, web } in policies().into_iter().chain(of_a_folder()) {
         Usage::forget_peak(pid)?;
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
-        lab.manifests.write("absurd.json", &list.to_string())?;
+        // Values one after the other, as kubectl reads them.
+        let text: String = objects.iter().map(|object| format!("{object}\n")).collect();
+        lab.manifests.write("absurd.json", &text)?;
         let began = Instant::now();
         lab.sync().with_context(|| name.to_owned())?;
         let taken = began.elapsed();
@@ -235,9 +252,10 @@ fn many_policies_that_overlap_are_refused_together() -> Result<()> {
     let pid = lab.agents[0].id();
     Usage::forget_peak(pid)?;
     for n in 0..20_u32 {
-        let rules = each(700, |m| {
-            json!({ "from": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": [host(700 * n + m)] } }] })
-        });
+        let rules = each(
+            700,
+            |m| json!({ "from": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": [host(700 * n + m)] } }] }),
+        );
         let mut object = policy(rules);
         object["metadata"]["name"] = json!(format!("part{n}"));
         lab.manifests.write(&format!("part{n}.json"), &object.to_string())?;
@@ -275,9 +293,14 @@ fn no_text_of_an_object_reaches_a_terminal_as_it_is() -> Result<()> {
             ],
             "ports": [{ "port": "http", "protocol": "TCP" }],
         }])),
-        pod("absurd", json!({ "a": "b" }), json!({ "nodeName": "node1", "containers": [{ "ports": [
+        pod(
+            "absurd",
+            json!({ "a": "b" }),
+            json!({ "nodeName": "node1", "containers": [{ "ports": [
             { "name": "http", "containerPort": 80, "protocol": "TCP" },
-        ] }] }), json!({ "podIP": "10.99.0.1", "podIPs": [{ "ip": "10.99.0.1" }], "phase": "Running" })),
+        ] }] }),
+            json!({ "podIP": "10.99.0.1", "podIPs": [{ "ip": "10.99.0.1" }], "phase": "Running" }),
+        ),
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "absurd", "labels": { "a": "b" } } }),
         json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "absurd" }, "status": { "addresses": [
             { "type": "InternalIP", "address": "10.99.0.2" },
@@ -293,13 +316,15 @@ fn no_text_of_an_object_reaches_a_terminal_as_it_is() -> Result<()> {
     lab.manifests.write("yaml.yaml", "a: \"\\e[31m\\r\\n\": \u{9b}2J\n")?;
     lab.manifests.write("\u{1b}[31mname\n.yaml", "not: [an object")?;
     lab.sync()?;
-    assert!(count > 40 && lab.errors()?.len() > count / 2, "{count}: {:?}", lab.errors()?.len());
+    assert!(count > 40 && lab.errors()?.len() > 20, "{count}: {:?}", lab.errors()?.len());
     let socket = lab.agents[0].socket();
     let socket = socket.to_str().context("UTF-8")?;
     let folder = lab.manifests.path().to_str().context("UTF-8")?;
     let status = lab.run(&["status", "--socket", socket])?;
-    let (web, client) = (lab.addresses("dev/web")?[0].to_string(), lab.addresses("prod/client")?[0].to_string());
-    let explained = lab.run(&["explain", "--manifests", folder, "--from", &client, "--to", &web, "--port", "80/TCP"])?;
+    let (web, client) =
+        (lab.addresses("dev/web")?[0].to_string(), lab.addresses("prod/client")?[0].to_string());
+    let explained =
+        lab.run(&["explain", "--manifests", folder, "--from", &client, "--to", &web, "--port", "80/TCP"])?;
     for (what, bytes) in [
         ("status", status.stdout),
         ("status, errors", status.stderr),
@@ -308,7 +333,8 @@ fn no_text_of_an_object_reaches_a_terminal_as_it_is() -> Result<()> {
         ("log", lab.agents[0].log().into_bytes()),
     ] {
         let text = String::from_utf8(bytes)?;
-        let bad = |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{202e}' | '\u{200f}' | '\u{2028}'));
+        let bad =
+            |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{202e}' | '\u{200f}' | '\u{2028}'));
         let line = text.lines().find(|line| line.contains(bad) || line.starts_with("new line"));
         assert_eq!(line, None, "{what}");
     }
@@ -357,8 +383,10 @@ fn addresses_that_are_no_pods() -> Result<()> {
     let node = lab.addresses("node1")?[0].to_string();
     let web = lab.addresses("prod/web")?[0];
     let mapped = format!("::ffff:{web}");
-    for ip in ["0.0.0.0", "255.255.255.255", "127.0.0.1", "224.0.0.1", "::", "::1", "ff02::1", &node, &mapped] {
-        let object = pod("absurd", json!({ "app": "absurd" }), json!({ "nodeName": "node1" }), json!({ "podIP": ip }));
+    for ip in ["0.0.0.0", "255.255.255.255", "127.0.0.1", "224.0.0.1", "::", "::1", "ff02::1", &node, &mapped]
+    {
+        let object =
+            pod("absurd", json!({ "app": "absurd" }), json!({ "nodeName": "node1" }), json!({ "podIP": ip }));
         lab.manifests.write("absurd.json", &object.to_string())?;
         // An address that is another pod's is refused; the others wait for an interface that never comes.
         let synced = lab.sync();
@@ -366,7 +394,10 @@ fn addresses_that_are_no_pods() -> Result<()> {
         let errors = lab.errors()?;
         println!("{ip}: {synced:?} {errors:?}");
         if ip == mapped {
-            assert!(errors.iter().any(|error| error.contains("is the address of Pod prod/web already")), "{errors:?}");
+            assert!(
+                errors.iter().any(|error| error.contains("is the address of Pod prod/web already")),
+                "{errors:?}"
+            );
         }
         lab.manifests.remove("absurd.json")?;
         lab.sync()?;

@@ -49,7 +49,12 @@ fn absurd_policies_of_an_api_server_hold_nobody_up() -> Result<()> {
             .with_context(|| format!("beside {name}"))?;
         }
         let peak = Usage::of(pid)?.peak;
-        writeln!(report, "{name}: {taken:.2?}, then two changes {:.2?}, {} MiB", began.elapsed(), peak >> 20)?;
+        writeln!(
+            report,
+            "{name}: {taken:.2?}, then two changes {:.2?}, {} MiB",
+            began.elapsed(),
+            peak >> 20
+        )?;
         assert!(peak < MOST_MEMORY, "{name}: {} MiB", peak >> 20);
         cluster.server.delete("networkpolicies", "dev", "absurd")?;
         eventually(PATIENCE, || {

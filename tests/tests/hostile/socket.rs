@@ -104,7 +104,10 @@ fn what_is_in_its_way_stays_and_is_named() -> Result<()> {
     fs::create_dir(at("folder"))?;
     for name in ["file", "dangling", "link", "to-a-socket", "pipe", "folder"] {
         let told = refuses(&lab, &at(name))?;
-        assert!(told.contains(&at(name).display().to_string()) && told.contains("no socket"), "{name}: {told}");
+        assert!(
+            told.contains(&at(name).display().to_string()) && told.contains("no socket"),
+            "{name}: {told}"
+        );
         assert!(fs::symlink_metadata(at(name)).is_ok(), "{name}");
     }
     assert_eq!(fs::read_to_string(at("file"))?, "somebody's");
