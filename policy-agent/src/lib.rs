@@ -5,6 +5,7 @@ pub mod cni;
 pub mod coexistence;
 pub mod compile;
 pub mod config;
+mod crowd;
 pub mod datapath;
 pub mod endpoints;
 pub mod explain;

@@ -16,3 +16,4 @@ pub mod random;
 pub mod stack;
 pub mod traffic;
 pub mod updates;
+pub mod usage;

@@ -1,23 +1,28 @@
-//! The control socket: one JSON object a line in, one out. Only root reaches it (mode 0600).
+//! The control socket: one JSON object a line in, one out. Only root reaches it: the socket's mode is 0600, others must not be
+//! able to put theirs in its place, and each side looks who the other one is.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::status::{FlowStatus, Status};
 use crate::cni::protocol::{CniReply, CniRequest, REQUEST_BYTES};
+use crate::crowd::{Crowd, Place};
 use crate::logging::LogFilter;
 
 /// A client that neither asks nor reads is let go.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
+/// Clients that have not asked yet, beyond whom the first one goes; and those that wait for their answer.
 const CLIENTS: usize = 128;
 /// How soon `ask` tries again while the agent is starting.
 const CONNECT_RETRY: Duration = Duration::from_millis(50);
@@ -76,12 +81,20 @@ pub(super) struct Question {
 /// Removes the socket file when the agent stops.
 pub(super) struct Server {
     path: PathBuf,
+    /// Device and inode: somebody else may have taken the name since.
+    file: (u64, u64),
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
 impl Server {
@@ -90,8 +103,9 @@ impl Server {
         log: LogFilter,
     ) -> anyhow::Result<(Self, mpsc::Receiver<Question>)> {
         let named = || format!("the control socket {}", path.display());
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(named)?;
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).with_context(named)?;
+            guarded(folder).with_context(named)?;
         }
         clear(path).await.with_context(named)?;
         // Nobody else can connect between bind and chmod: the socket is made in a private mode.
@@ -100,9 +114,10 @@ impl Server {
         nix::sys::stat::umask(mask);
         let listener = bound.with_context(named)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(named)?;
+        let file = identity(path).with_context(named)?;
         let (sender, receiver) = mpsc::channel(CLIENTS);
         tokio::spawn(accept(listener, sender, log));
-        Ok((Self { path: path.to_owned() }, receiver))
+        Ok((Self { path: path.to_owned(), file }, receiver))
     }
 }
 
@@ -114,19 +129,44 @@ async fn clear(path: &Path) -> anyhow::Result<()> {
     Ok(std::fs::remove_file(path)?)
 }
 
+/// Whoever can write to the folder can put a socket of its own there, and tell the network plugin that pods are enforced.
+fn guarded(folder: &Path) -> anyhow::Result<()> {
+    let meta = std::fs::metadata(folder)?;
+    let (mode, owner) = (meta.mode() & 0o7777, meta.uid());
+    let shared = mode & 0o022 != 0 && mode & 0o1000 == 0;
+    anyhow::ensure!(
+        !shared,
+        "{} can be written by others (mode {mode:o}): `chmod go-w` it",
+        folder.display()
+    );
+    anyhow::ensure!(is_trusted(owner), "{} belongs to user {owner}", folder.display());
+    Ok(())
+}
+
+/// Root may do everything here anyway.
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}
+
 async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>, log: LogFilter) {
-    let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
+    let crowd = Crowd::new(CLIENTS);
+    let asking = Arc::new(Semaphore::new(CLIENTS));
     loop {
-        let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (questions, log) = (questions.clone(), log.clone());
+                let client = Client {
+                    place: crowd.enter(),
+                    asking: Arc::clone(&asking),
+                    questions: questions.clone(),
+                    log: log.clone(),
+                };
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &questions, &log).await {
+                    if let Err(error) = client.serve(stream).await {
                         tracing::debug!("control client: {error}");
                     }
-                    drop(place);
                 });
+                // Who has just come and has asked already is heard before the next one can take its place.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 tracing::warn!("accepting a control client: {error}");
@@ -136,18 +176,50 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>, log: 
     }
 }
 
-async fn serve(
-    stream: UnixStream,
-    questions: &mpsc::Sender<Question>,
-    log: &LogFilter,
-) -> anyhow::Result<()> {
-    let (reading, mut writing) = stream.into_split();
-    let mut line = String::new();
+/// One that came to the socket.
+struct Client {
+    place: Place,
+    asking: Arc<Semaphore>,
+    questions: mpsc::Sender<Question>,
+    log: LogFilter,
+}
+
+impl Client {
+    async fn serve(self, stream: UnixStream) -> anyhow::Result<()> {
+        let Self { mut place, asking, questions, log } = self;
+        let uid = stream.peer_cred()?.uid();
+        anyhow::ensure!(is_trusted(uid), "user {uid} has no business here");
+        let (reading, mut writing) = stream.into_split();
+        let request = async {
+            let line = read_line(reading).await?;
+            anyhow::Ok((line, asking.acquire().await?))
+        };
+        let (line, asking) = tokio::select! {
+            biased;
+            request = request => request?,
+            () = place.lost() => anyhow::bail!("let go, others wait"),
+        };
+        drop(place);
+        let reply = answer(&line, &questions, &log).await?;
+        drop(asking);
+        let bytes = format!("{reply}\n");
+        tokio::time::timeout(CLIENT_PATIENCE, writing.write_all(bytes.as_bytes())).await??;
+        Ok(())
+    }
+}
+
+/// As far as it may be long: what is longer is no request.
+async fn read_line(reading: OwnedReadHalf) -> anyhow::Result<Vec<u8>> {
+    let mut line = Vec::new();
     let mut reader = BufReader::new(reading.take(REQUEST_BYTES));
-    tokio::time::timeout(CLIENT_PATIENCE, reader.read_line(&mut line)).await??;
+    tokio::time::timeout(CLIENT_PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+    Ok(line)
+}
+
+async fn answer(line: &[u8], questions: &mpsc::Sender<Question>, log: &LogFilter) -> anyhow::Result<String> {
     let refusal =
         |error: &dyn std::fmt::Display| serde_json::json!({ "error": error.to_string() }).to_string();
-    let reply = match serde_json::from_str(line.trim()) {
+    Ok(match serde_json::from_slice(line.trim_ascii()) {
         Ok(Request::LogLevel { filter }) => match filter.map_or(Ok(()), |filter| log.set(&filter)) {
             Ok(()) => serde_json::to_string(&LogReply { filter: log.current()? })?,
             Err(error) => refusal(&error),
@@ -158,10 +230,7 @@ async fn serve(
             serde_json::to_string(&reply.await?)?
         }
         Err(error) => refusal(&error),
-    };
-    let bytes = format!("{reply}\n");
-    tokio::time::timeout(CLIENT_PATIENCE, writing.write_all(bytes.as_bytes())).await??;
-    Ok(())
+    })
 }
 
 /// Asks a running agent. Until `timeout` an agent that is not there yet is waited for.
@@ -204,7 +273,17 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 tokio::time::sleep(CONNECT_RETRY).await;
             }
-            result => return result,
+            Ok(stream) => {
+                let uid = stream.peer_cred()?.uid();
+                if is_trusted(uid) {
+                    return Ok(stream);
+                }
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    format!("user {uid} answers there, who is not root"),
+                ));
+            }
+            Err(error) => return Err(error),
         }
     }
 }

@@ -7,6 +7,9 @@ use crate::model::{Cluster, Tracked};
 use crate::source::cluster::{Event, LiveStore, Reference, WatchStats};
 use crate::source::{ObjectKey, Problem, Store, read_folder};
 
+/// Of problems with objects, that many are told: nobody reads more, and every answer on the control socket has them.
+pub(super) const MOST_PROBLEMS: usize = 1000;
+
 /// The source and what was read of it.
 #[derive(Debug)]
 pub(super) enum Input {
@@ -99,7 +102,14 @@ impl Input {
     }
 
     pub(super) fn problems(&self) -> Vec<String> {
-        let words = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect();
+        let words = |problems: &[Problem]| {
+            let mut words: Vec<String> =
+                problems.iter().take(MOST_PROBLEMS).map(ToString::to_string).collect();
+            if let Some(more @ 1..) = problems.len().checked_sub(MOST_PROBLEMS) {
+                words.push(format!("and {more} more problems with objects"));
+            }
+            words
+        };
         match self {
             Self::Cluster(live) => words(&live.store.problems()),
             Self::Folder(folder) => words(folder.store.problems()),

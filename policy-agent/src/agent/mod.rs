@@ -15,6 +15,7 @@ mod input;
 mod neighbours;
 mod overlay;
 mod place;
+mod questions;
 mod status;
 mod telemetry;
 mod wake;
@@ -34,10 +35,10 @@ use crate::logging::{self, LogFilter};
 use crate::source::Problem;
 use crate::source::cluster::{self, Access, ClusterSource, Events};
 use cni::Waiting;
-use control::{Question, Server};
+use control::Server;
 use core::{Core, Look};
 use events::Told;
-use input::Input;
+use input::{Input, MOST_PROBLEMS};
 use neighbours::Watch;
 use telemetry::Telemetry;
 use wake::Woken;
@@ -87,29 +88,13 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
                 tell(&core.input.apply(batch));
                 core.reconcile(Look::OnlyAtObjects, Some(received));
             }
-            Some(Question { request, answer }) = questions.recv() => match request {
-                Request::Cni(request) => plugin.take(&mut core, request, answer),
-                // Who asked may have gone away: then nobody needs the answer.
-                Request::Shutdown => {
-                    let _ = answer.send(Answer::Agent(Reply::of(core.status())));
+            Some(question) = questions.recv() => {
+                if questions::answer(question, &mut questions, &mut core, &mut plugin) {
                     // Lets the answer leave before the socket goes.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     break;
                 }
-                Request::Sync => {
-                    tell(&core.input.read());
-                    core.reconcile(Look::AtInterfaces(None), None);
-                    let _ = answer.send(Answer::Agent(Reply::of(core.status())));
-                }
-                // Answered where it was read; it never comes here.
-                Request::Status | Request::LogLevel { .. } => {
-                    let _ = answer.send(Answer::Agent(Reply::of(&core.whole_status())));
-                }
-                Request::Flows => {
-                    let flows = core.flows();
-                    let _ = answer.send(Answer::Agent(Reply { flows, ..Reply::of(core.status()) }));
-                }
-            },
+            }
             events = drops.next() => match events {
                 Ok(events) => core.report(&events),
                 Err(error) => tracing::warn!("reading drop events: {error}"),
@@ -178,7 +163,10 @@ async fn next(objects: &mut Option<Objects>) -> Option<(Instant, Vec<cluster::Ev
 }
 
 fn tell(problems: &[Problem]) {
-    problems.iter().for_each(logging::problem);
+    problems.iter().take(MOST_PROBLEMS).for_each(logging::problem);
+    if let Some(more @ 1..) = problems.len().checked_sub(MOST_PROBLEMS) {
+        tracing::warn!("and {more} more problems with objects");
+    }
 }
 
 async fn until(moment: Option<Instant>) {

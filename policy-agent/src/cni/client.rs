@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::Deserialize;
 
 use super::protocol::{CniReply, CniRequest};
@@ -33,6 +34,7 @@ pub(super) fn ask(
     let spawned = thread::Builder::new().spawn(move || {
         let reply = until(deadline, || {
             let stream = UnixStream::connect(&path)?;
+            trusted(&stream)?;
             exchange(stream, &request(deadline.saturating_duration_since(Instant::now())))
         });
         // Who asked may have lost its patience.
@@ -67,6 +69,15 @@ const fn absent(kind: io::ErrorKind) -> bool {
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::UnexpectedEof
     )
+}
+
+/// An answer lets a pod start: it must be the agent's.
+fn trusted(stream: &UnixStream) -> io::Result<()> {
+    let uid = getsockopt(stream, PeerCredentials)?.uid();
+    if uid == 0 || uid == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} answers there, who is not root")))
 }
 
 fn exchange(mut stream: UnixStream, request: &CniRequest) -> io::Result<CniReply> {

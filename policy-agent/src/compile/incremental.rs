@@ -6,8 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::measure::{Excess, excess_of_port_sets};
 use super::peers::{Classifier, Index, Reach};
 use super::rules::Rules;
 use super::{Compiled, EndpointPolicy, Scope, Signature, is_replaced};
@@ -65,6 +67,9 @@ pub struct Compiler {
     scope: Scope,
     version: u64,
     after_full: Sizes,
+    /// Port sets that were looked at, and what was too much in them.
+    measured: usize,
+    excess_of_ports: Option<Excess>,
 }
 
 /// How many of each there are, stale ones included.
@@ -126,7 +131,17 @@ impl Compiler {
             }
         };
         (delta.from, delta.to) = (from, self.version);
+        self.look_for_excess();
         delta
+    }
+
+    fn look_for_excess(&mut self) {
+        let sets = self.compiled.port_sets.len();
+        if sets != self.measured {
+            self.measured = sets;
+            self.excess_of_ports = excess_of_port_sets(self.compiled.port_sets.iter().map(Arc::as_ref));
+        }
+        self.compiled.excess = self.index.excess.clone().or_else(|| self.excess_of_ports.clone());
     }
 
     /// Forgets all that was compiled before.
@@ -252,7 +267,7 @@ fn endpoint<'a>(
     name: &ObjectName,
     rules: &mut Rules<'a>,
 ) -> Option<EndpointPolicy> {
-    let is_endpoint = |pod: &&'a std::sync::Arc<Pod>| scope.is_endpoint(pod) && !is_replaced(cluster, pod);
+    let is_endpoint = |pod: &&'a Arc<Pod>| scope.is_endpoint(pod) && !is_replaced(cluster, pod);
     let Some(pod) = cluster.pods.get(name).filter(is_endpoint) else {
         return cluster.broken_pods.contains_key(name).then(|| rules.closed());
     };
@@ -270,7 +285,6 @@ fn endpoint<'a>(
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::sync::Arc;
 
     use super::*;
     use crate::model::{Block, Peer, Policy, Rule, Selector, Tracked};

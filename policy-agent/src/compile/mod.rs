@@ -6,6 +6,7 @@
 
 mod incremental;
 mod interner;
+mod measure;
 mod peers;
 mod ports;
 mod prefixes;
@@ -21,6 +22,7 @@ use crate::model::{AddressMap, Changes, Cluster, ObjectName, Owner, Pod, Protoco
 
 pub use incremental::{Compiler, Delta};
 pub use interner::Interner;
+pub use measure::{Excess, excess};
 pub use peers::{NamedPort, PeerAtom, PeerGroup, Signature};
 pub use ports::{PortInterval, PortSet, partition};
 pub use rules::{Origin, PeerRef, PolicySet, PortRef, SetRule};
@@ -102,6 +104,8 @@ pub struct Compiled {
     pub addresses: AddressMap<SignatureId>,
     pub prefixes: BTreeMap<IpNet, SignatureId>,
     pub endpoints: BTreeMap<ObjectName, EndpointPolicy>,
+    /// Something is there so often that there are no tables for it; what says so is all that counts then.
+    pub excess: Option<Excess>,
     /// The port set of each of `named`, by itself.
     named_sets: Vec<u32>,
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::interner::Interner;
+use super::measure::Excess;
 use super::prefixes::Prefixes;
 use super::{Compiled, Scope, SignatureId};
 use crate::model::{Block, Cluster, Labels, NamespaceMatch, Owner, Peer, Pod, Protocol, Selector};
@@ -54,6 +55,8 @@ pub(super) struct Index {
     own_node: Vec<(String, u32)>,
     named_ports: BTreeSet<(Protocol, String)>,
     pub(super) blocks: Prefixes,
+    /// Why `blocks` is empty though rules have some.
+    pub(super) excess: Option<Excess>,
     /// The groups that the nodes' own addresses are in.
     nodes: BTreeMap<IpAddr, Vec<u32>>,
 }
@@ -104,10 +107,14 @@ impl Index {
         self.known = groups.len();
         if !reach.blocks.is_empty() {
             let atoms = (0_u32..).zip(groups.iter()).flat_map(|(id, g)| g.iter().map(move |a| (id, a)));
-            self.blocks = Prefixes::new(atoms.filter_map(|(id, atom)| match atom {
+            let made = Prefixes::new(atoms.filter_map(|(id, atom)| match atom {
                 PeerAtom::Peer(Peer::Block(block)) => Some((id, block)),
                 _ => None,
             }));
+            (self.blocks, self.excess) = match made {
+                Ok(blocks) => (blocks, None),
+                Err(excess) => (Prefixes::default(), Some(excess)),
+            };
         }
         reach.everything = reach.blocks.len() > FEW || reach.selectors.len() > FEW;
         reach

@@ -54,6 +54,18 @@ pub struct PortInterval {
 
 /// Cuts the ports of all protocols at every border of the sets. Intervals that no set contains are left out.
 pub fn partition<'a>(sets: impl IntoIterator<Item = (u32, &'a PortSet)>) -> Vec<PortInterval> {
+    let mut intervals = Vec::new();
+    sweep(sets, |protocol, first, last, members| {
+        intervals.push(PortInterval { protocol, first, last, members: members.clone() });
+    });
+    intervals
+}
+
+/// Tells each such interval, and the sets that contain it.
+pub(super) fn sweep<'a>(
+    sets: impl IntoIterator<Item = (u32, &'a PortSet)>,
+    mut each: impl FnMut(Protocol, u16, u16, &BTreeSet<u32>),
+) {
     // (protocol, port) -> sets that begin there, sets that end before it
     let mut borders: BTreeMap<(Protocol, u32), (Vec<u32>, Vec<u32>)> = BTreeMap::new();
     for (id, set) in sets {
@@ -62,7 +74,6 @@ pub fn partition<'a>(sets: impl IntoIterator<Item = (u32, &'a PortSet)>) -> Vec<
             borders.entry((*protocol, u32::from(*last) + 1)).or_default().1.push(id);
         }
     }
-    let mut intervals = Vec::new();
     let mut members: BTreeSet<u32> = BTreeSet::new();
     let mut open: Option<(Protocol, u32)> = None;
     for ((protocol, port), (begin, end)) in borders {
@@ -71,7 +82,7 @@ pub fn partition<'a>(sets: impl IntoIterator<Item = (u32, &'a PortSet)>) -> Vec<
             && !members.is_empty()
             && let (Ok(first), Ok(last)) = (u16::try_from(first), u16::try_from(port - 1))
         {
-            intervals.push(PortInterval { protocol, first, last, members: members.clone() });
+            each(protocol, first, last, &members);
         }
         for id in end {
             members.remove(&id);
@@ -79,7 +90,6 @@ pub fn partition<'a>(sets: impl IntoIterator<Item = (u32, &'a PortSet)>) -> Vec<
         members.extend(begin);
         open = Some((protocol, port));
     }
-    intervals
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::measure::{Excess, excess_of_overlaps};
 use crate::model::Block;
 
 /// Sorted.
@@ -25,30 +26,65 @@ struct Change {
     count: i64,
 }
 
-impl Prefixes {
-    pub(super) fn new<'a>(blocks: impl Iterator<Item = (u32, &'a Block)>) -> Self {
-        let mut changes: BTreeMap<IpNet, Vec<Change>> = BTreeMap::new();
-        for (group, block) in blocks {
-            changes.entry(block.cidr).or_default().push(Change { group, count: 1 });
-            for except in outermost(&block.except) {
-                changes.entry(except).or_default().push(Change { group, count: -1 });
-            }
+/// Tells the groups of each prefix, a prefix before everything that it contains.
+pub(super) fn sweep<'a>(
+    blocks: impl Iterator<Item = (u32, &'a Block)>,
+    mut each: impl FnMut(IpNet, &BTreeSet<u32>),
+) {
+    let mut changes: BTreeMap<IpNet, Vec<Change>> = BTreeMap::new();
+    for (group, block) in blocks {
+        changes.entry(block.cidr).or_default().push(Change { group, count: 1 });
+        for except in outermost(&block.except) {
+            changes.entry(except).or_default().push(Change { group, count: -1 });
         }
+    }
+    // What counts inside the innermost prefix on the stack; what each of them has changed is taken back when it ends.
+    let mut inside = Inside::default();
+    let mut stack: Vec<(IpNet, Vec<Change>)> = Vec::new();
+    // IpNet orders by address, then length.
+    for (net, list) in changes {
+        while let Some((_, ended)) = stack.pop_if(|(outer, _)| !outer.contains(&net)) {
+            ended.iter().for_each(|change| inside.add(change.group, -change.count));
+        }
+        list.iter().for_each(|change| inside.add(change.group, change.count));
+        each(net, &inside.groups);
+        stack.push((net, list));
+    }
+}
+
+/// How many blocks of each group count, less the exceptions.
+#[derive(Debug, Default)]
+struct Inside {
+    counts: HashMap<u32, i64>,
+    /// Those with a count above zero.
+    groups: BTreeSet<u32>,
+}
+
+impl Inside {
+    fn add(&mut self, group: u32, count: i64) {
+        let now = self.counts.entry(group).or_default();
+        *now += count;
+        if *now > 0 {
+            self.groups.insert(group);
+        } else {
+            self.groups.remove(&group);
+        }
+    }
+}
+
+impl Prefixes {
+    /// Or what is too much for it.
+    pub(super) fn new<'a>(blocks: impl Iterator<Item = (u32, &'a Block)>) -> Result<Self, Excess> {
         let mut prefixes = Self::default();
-        let mut stack: Vec<(IpNet, HashMap<u32, i64>)> = Vec::new();
-        // IpNet orders by address, then length: a prefix comes before everything that it contains.
-        for (net, list) in changes {
-            while stack.last().is_some_and(|(outer, _)| !outer.contains(&net)) {
-                stack.pop();
+        let mut overlaps = 0;
+        sweep(blocks, |net, groups| {
+            overlaps += groups.len() as u64;
+            if excess_of_overlaps(overlaps).is_none() {
+                prefixes.groups.insert(net, groups.iter().copied().collect());
             }
-            let mut counts = stack.last().map(|(_, counts)| counts.clone()).unwrap_or_default();
-            for change in list {
-                *counts.entry(change.group).or_default() += change.count;
-            }
-            let mut inside: Vec<u32> = counts.iter().filter(|(_, n)| **n > 0).map(|(g, _)| *g).collect();
-            inside.sort_unstable();
-            prefixes.groups.insert(net, inside.into());
-            stack.push((net, counts));
+        });
+        if let Some(excess) = excess_of_overlaps(overlaps) {
+            return Err(excess);
         }
         for (family, lengths) in prefixes.lengths.iter_mut().enumerate() {
             let used: BTreeSet<u8> = prefixes
@@ -59,7 +95,7 @@ impl Prefixes {
                 .collect();
             *lengths = used.into_iter().rev().collect();
         }
-        prefixes
+        Ok(prefixes)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (IpNet, &[u32])> {
@@ -106,7 +142,7 @@ mod tests {
             (2, block("10.1.2.3/32", &[])),
             (3, block("fd00::/8", &["fd00:1::/32"])),
         ];
-        let prefixes = Prefixes::new(blocks.iter().map(|(g, b)| (*g, b)));
+        let prefixes = Prefixes::new(blocks.iter().map(|(g, b)| (*g, b))).unwrap();
         for address in [
             "10.0.0.1",
             "10.1.0.1",

@@ -9,7 +9,6 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,11 +16,12 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 pub use routes::{exposition, health};
 
 use crate::config::{Listen, OperationOptions};
+use crate::crowd::Crowd;
 use crate::health::{Heartbeat, Readiness};
 use crate::metrics::{Metrics, SnapshotRequest, scraper};
 
@@ -31,8 +31,8 @@ const HEADER_TIME: Duration = Duration::from_secs(3);
 /// Names and values of all headers; hyper's least is 8 KiB.
 const HEADER_BYTES: usize = 16 << 10;
 const HEADERS: usize = 64;
-/// A kubelet and a few scrapers; others wait in the socket's queue.
-const CONNECTIONS: usize = 32;
+/// A kubelet and a few scrapers need two or three. Who comes when all are taken is served, and the oldest one goes.
+const CONNECTIONS: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -138,21 +138,25 @@ async fn accept(listener: std::net::TcpListener, routes: Router) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("HTTP: {error}"),
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowd = Crowd::new(CONNECTIONS);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let routes = routes.clone();
+                let (routes, mut place) = (routes.clone(), crowd.enter());
                 tokio::spawn(async move {
-                    let served = tokio::time::timeout(CONNECTION_TIME, serve(stream, routes)).await;
-                    match served {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!("HTTP client: {error}"),
-                        Err(_) => tracing::debug!("HTTP client: cut off after {CONNECTION_TIME:?}"),
+                    let served = tokio::time::timeout(CONNECTION_TIME, serve(stream, routes));
+                    tokio::select! {
+                        biased;
+                        served = served => match served {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => tracing::debug!("HTTP client: {error}"),
+                            Err(_) => tracing::debug!("HTTP client: cut off after {CONNECTION_TIME:?}"),
+                        },
+                        () = place.lost() => tracing::debug!("HTTP client: cut off, others wait"),
                     }
-                    drop(place);
                 });
+                // Who has just come and has asked already is answered before the next one can take its place.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 tracing::warn!("accepting an HTTP client: {error}");

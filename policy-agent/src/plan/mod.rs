@@ -45,7 +45,7 @@ pub use limits::{Fixed, LARGEST, Limits, Memory};
 pub use op::Op;
 pub use present::Present;
 
-use crate::compile::{Compiled, Delta};
+use crate::compile::{Compiled, Delta, Excess};
 use crate::model::ObjectName;
 use known::Known;
 use names::{Contents, PortSetNumber, RowKey, SetKey, SignatureKey};
@@ -193,6 +193,9 @@ impl Planner {
         compiled: &Compiled,
         endpoints: &[LocalEndpoint],
     ) -> Result<Vec<Op>, TableFull> {
+        if let Some(Excess { what, count, most }) = compiled.excess {
+            return Err(TableFull { table: what, needed: count, capacity: most });
+        }
         let whole = self.suspect || self.pending.everything;
         let pending = std::mem::take(&mut self.pending);
         let missing = std::mem::take(&mut self.left_out);

@@ -3,8 +3,10 @@
 use std::io;
 
 use serde::de::{DeserializeSeed as _, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::convert::DEFAULT_NAMESPACE;
 use super::fault::{Problem, printable};
 use super::json::{Duplicates, Fill, Unique};
 use super::yaml;
@@ -55,14 +57,67 @@ pub(super) fn documents(file: &str, format: Format, text: &str) -> (Vec<Document
 
 type Reading = (Value, State, Option<String>);
 
+/// An API server takes 3 MiB, and etcd half of that. A list may be a whole cluster.
+const LARGEST_OBJECT: usize = 8 << 20;
+
+/// What tells which object a document is, without the rest of it: as values, large ones take a hundred times their size.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Head {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Metadata {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+}
+
+/// What becomes of a document that is too large for one object.
+fn too_large(length: usize, head: impl FnOnce() -> Option<Head>) -> Option<Reading> {
+    if length <= LARGEST_OBJECT {
+        return None;
+    }
+    let head = head();
+    if head.as_ref().is_some_and(|head| head.kind.ends_with("List")) {
+        return None;
+    }
+    let described = head.as_ref().map_or_else(String::new, |Head { kind, metadata, .. }| {
+        let name = [&metadata.namespace, &metadata.name].map(|part| part.as_deref().unwrap_or_default());
+        format!("{kind} {}", name.join("/"))
+    });
+    let message = format!(
+        "{} is larger than {} MiB, which no API server stores",
+        if described.is_empty() { "the object".to_owned() } else { printable(&described, usize::MAX) },
+        LARGEST_OBJECT >> 20
+    );
+    let value = head.and_then(|mut head| {
+        // All of the metadata is known: where it has no namespace, that is not missing.
+        head.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
+        serde_json::to_value(head).ok()
+    });
+    let value = value.unwrap_or_default();
+    Some((value, State::Beginning, Some(message)))
+}
+
 fn yaml(text: &str) -> Vec<Reading> {
     yaml::split(text)
         .into_iter()
-        .map(|chunk| match yaml::parse(chunk) {
-            Ok(value) => (value, State::Whole, None),
-            Err(broken) => {
-                let state = if broken.complete { State::Ambiguous } else { State::Beginning };
-                (broken.value, state, Some(broken.message))
+        .map(|chunk| {
+            if let Some(reading) = too_large(chunk.text.len(), || yaml::head(chunk)) {
+                return reading;
+            }
+            match yaml::parse(chunk) {
+                Ok(value) => (value, State::Whole, None),
+                Err(broken) => {
+                    let state = if broken.complete { State::Ambiguous } else { State::Beginning };
+                    (broken.value, state, Some(broken.message))
+                }
             }
         })
         .collect()
@@ -77,6 +132,11 @@ fn json(text: &str) -> Vec<Reading> {
         let well_formed = matches!(syntax.next(), Some(Ok(_)));
         let (this, next) = rest.split_at_checked(syntax.byte_offset()).unwrap_or((rest, ""));
         let (this, next) = if well_formed { (this, next) } else { (rest, "") };
+        if let Some(reading) = too_large(this.len(), || serde_json::from_str(this).ok()) {
+            list.push(reading);
+            rest = next;
+            continue;
+        }
         match serde_json::from_str::<Unique>(this) {
             Ok(Unique(value)) => list.push((value, State::Whole, None)),
             Err(error) => {

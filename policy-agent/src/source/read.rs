@@ -1,7 +1,7 @@
 //! Reading a folder of manifests.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -16,6 +16,8 @@ use super::stamp::{Stamp, format, is_lock};
 
 /// The largest objects that an API server stores are 1.5 MB; a folder's file may hold a whole cluster.
 const LARGEST_FILE: u64 = 64 << 20;
+/// All files together; what is read of them takes up to ten times as much memory for a moment.
+const LARGEST_FOLDER: u64 = 256 << 20;
 /// How often a file, and a folder, is read again because it changed meanwhile.
 const ATTEMPTS: usize = 5;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
@@ -57,15 +59,19 @@ pub fn read_folder(dir: &Path) -> FolderRead {
         };
         let mut files = Vec::new();
         let mut stamps = Vec::new();
+        let mut room = LARGEST_FOLDER;
         for name in &names {
             let path = dir.join(name);
             match fs::metadata(&path) {
-                Ok(metadata) if !metadata.is_file() => continue,
+                Ok(metadata) if metadata.is_dir() => continue,
                 Err(_) if is_lock(name) => continue,
                 _ => {}
             }
-            let read = read_file(&path);
-            stamps.push((path, read.as_ref().ok().map(|(_, stamp)| *stamp)));
+            // What can't be read need not be tried again either, unless it has changed.
+            let seen = Stamp::at(&path).ok();
+            let read = read_file(&path, room);
+            stamps.push((path, read.as_ref().map_or(seen, |(_, stamp)| Some(*stamp))));
+            room = room.saturating_sub(read.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64));
             files.push(interpret(name, read.map(|(bytes, _)| bytes)));
         }
         // One moment's folder: a ConfigMap's swap, or an editor's, may fall between two files.
@@ -116,12 +122,14 @@ fn list(dir: &Path) -> io::Result<Vec<OsString>> {
 }
 
 /// A file that nobody wrote to while it was read.
-fn read_file(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
+fn read_file(path: &Path, room: u64) -> io::Result<(Vec<u8>, Stamp)> {
+    // To open a device does something to it.
+    regular(&fs::metadata(path)?)?;
     for _ in 0..ATTEMPTS {
         // A pipe that took the file's name since it was looked at must not hold the agent.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let before = Stamp::of(&file.metadata()?);
-        let bytes = read_all(&file)?;
+        let bytes = read_all(&file, room)?;
         if before == Stamp::of(&file.metadata()?) && before == Stamp::at(path)? {
             return Ok((bytes, before));
         }
@@ -130,15 +138,26 @@ fn read_file(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
     Err(io::Error::other("it is being written to all the time"))
 }
 
-fn read_all(file: &File) -> io::Result<Vec<u8>> {
+fn regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() { Ok(()) } else { Err(io::Error::other("it is no regular file")) }
+}
+
+fn read_all(file: &File, room: u64) -> io::Result<Vec<u8>> {
     let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
+    regular(&metadata)?;
+    let fits = |length: u64| {
+        if length > LARGEST_FILE {
+            return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST_FILE >> 20)));
+        }
+        if length > room {
+            let most = LARGEST_FOLDER >> 20;
+            return Err(io::Error::other(format!("the folder's files are larger than {most} MiB together")));
+        }
+        Ok(())
+    };
+    fits(metadata.len())?;
     let mut bytes = Vec::new();
     file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST_FILE >> 20)));
-    }
+    fits(bytes.len() as u64)?;
     Ok(bytes)
 }

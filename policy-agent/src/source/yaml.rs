@@ -5,6 +5,7 @@ use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 use serde_saphyr::{Error, MessageFormatter as _, Options, UserMessageFormatter};
 
+use super::document::Head;
 use super::fault::printable;
 use super::json::{Duplicates, Fill};
 
@@ -82,6 +83,12 @@ pub(super) fn parse(chunk: Chunk<'_>) -> Result<Value, Broken> {
     let filled =
         serde_saphyr::with_deserializer_from_str_with_options(chunk.text, tolerant, |d| fill.deserialize(d));
     Err(Broken { message: message(&error, chunk.line), value, complete: filled.is_ok() })
+}
+
+/// Which object it is, if that can be told without the rest of it.
+pub(super) fn head(chunk: Chunk<'_>) -> Option<Head> {
+    let options = options(chunk.text.len(), DuplicateKeyPolicy::Error);
+    serde_saphyr::from_str_with_options(chunk.text, options).ok()
 }
 
 fn options(length: usize, duplicate_keys: DuplicateKeyPolicy) -> Options {

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::super::fault::{Fault, Faults, Field};
 use super::{cidr, names, object_name, selector};
+use crate::compile::{Excess, excess};
 use crate::model::{Block, NamespaceMatch, Peer, Policy, PortMatch, Protocol, Rule, Selector};
 
 pub fn policy(typed: &networking::NetworkPolicy) -> Result<Policy, Vec<Fault>> {
@@ -33,7 +34,12 @@ pub fn policy(typed: &networking::NetworkPolicy) -> Result<Policy, Vec<Fault>> {
         convert.rule(rule.to.as_deref(), &at.key("to"), rule.ports.as_deref(), &at.key("ports"))
     });
     let egress: Vec<Rule> = egress.collect();
-    let faults = convert.faults;
+    let mut faults = convert.faults;
+    for (rules, at) in [(&ingress, &ingress_at), (&egress, &egress_at)] {
+        if let Some(Excess { what, count, most }) = excess(rules) {
+            faults.add(at, &count, format!("{what} are too many: {most} may be in one policy"));
+        }
+    }
     // Rules of a direction that is not listed are checked, and have no effect (row 13).
     let (ingress, egress) = (isolates_ingress.then_some(ingress), isolates_egress.then_some(egress));
     faults.result(Policy { id, subject, ingress, egress })

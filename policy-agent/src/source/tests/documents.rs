@@ -153,3 +153,25 @@ fn alias_bombs_are_refused() {
         assert_eq!(problems("a.json", &json).len(), 1, "{name} as JSON");
     }
 }
+
+/// As values they would take a gigabyte.
+#[test]
+fn objects_larger_than_an_api_server_stores() {
+    let blocks = "{\"ipBlock\":{\"cidr\":\"10.0.0.1/32\"}},".repeat(300_000);
+    let policy = format!(
+        "{{\"apiVersion\":\"networking.k8s.io/v1\",\"kind\":\"NetworkPolicy\",\"metadata\":{{\"namespace\":\"dev\",\"name\":\"p\"}},\
+         \"spec\":{{\"podSelector\":{{}},\"ingress\":[{{\"from\":[{}]}}]}}}}",
+        blocks.trim_end_matches(',')
+    );
+    for name in ["p.json", "p.yaml"] {
+        let read = read_text(name, policy.clone().into_bytes());
+        let told: Vec<String> = read.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [format!("{name}: NetworkPolicy dev/p is larger than 8 MiB, which no API server stores")]
+        );
+        let [found] = &read.found[..] else { panic!("{:?}", read.found) };
+        assert_eq!(found.key.id, crate::model::ObjectName::new("dev", "p"));
+        assert!(found.content.is_err() && read.unknown, "closed, or as it was before");
+    }
+}

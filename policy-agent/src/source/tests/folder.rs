@@ -22,7 +22,11 @@ fn manifests_by_extension_and_in_order() {
     nix::unistd::mkfifo(&at("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     let read = read_folder(dir.path());
     assert_eq!(read.problem, None);
-    assert_eq!(names(&read), [".g.yaml", "a.json", "b.yaml", "c.yml"]);
+    assert_eq!(names(&read), [".g.yaml", "a.json", "b.yaml", "c.yml", "pipe.yaml"]);
+    // One that took the place of a policy's file must not end the policy.
+    let pipe = read.files.last().expect("the pipe");
+    assert_eq!(texts(&pipe.problems), ["pipe.yaml: can't be read: it is no regular file"]);
+    assert!(pipe.unknown);
 }
 
 #[test]
