@@ -15,7 +15,7 @@ use sluice_tests::agent_world::{Lab, policy, policy_file};
 use sluice_tests::usage::Usage;
 
 /// Before anything is measured: caches and the allocator's arenas have their size then.
-const WARM_UP: u32 = 60;
+const WARM_UP: u32 = 40;
 const SHORT: u32 = 300;
 const LONG: u32 = 10_000;
 /// The allocator's waste, not a leak: a byte lost with each of 10,000 changes would have to be less than a kilobyte.

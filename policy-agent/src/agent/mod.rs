@@ -89,7 +89,7 @@ pub async fn run(options: RunOptions, log: LogFilter) -> anyhow::Result<()> {
                 core.reconcile(Look::OnlyAtObjects, Some(received));
             }
             Some(question) = questions.recv() => {
-                if questions::answer(question, &mut questions, &mut core, &mut plugin) {
+                if questions::answer(question, &mut questions, &mut core, &mut plugin).await {
                     // Lets the answer leave before the socket goes.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     break;

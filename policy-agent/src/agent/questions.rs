@@ -8,16 +8,23 @@ use super::control::{Answer, Question, Reply, Request};
 use super::core::{Core, Look};
 use super::tell;
 
+/// How often those that are asking are let finish their question.
+const ROUNDS: u32 = 4;
+
 /// Answers `first` and all that wait with it. Whether the agent is told to stop.
-pub(super) fn answer(
+pub(super) async fn answer(
     first: Question,
     waiting: &mut mpsc::Receiver<Question>,
     core: &mut Core,
     plugin: &mut Waiting,
 ) -> bool {
     let mut questions = vec![first];
-    while let Ok(next) = waiting.try_recv() {
-        questions.push(next);
+    for _ in 0..ROUNDS {
+        while let Ok(next) = waiting.try_recv() {
+            questions.push(next);
+        }
+        // Clients are heard on this thread.
+        tokio::task::yield_now().await;
     }
     let (mut synced, mut flows) = (false, None);
     for Question { request, answer } in questions {

@@ -10,12 +10,13 @@ use anyhow::{Result, ensure};
 use sluice_tests::agent_world::Lab;
 use sluice_tests::usage::Usage;
 
-use super::{MOST_MEMORY, follows, recovers, usage, village};
+use super::{MOST_MEMORY, alone, follows, recovers, usage, village};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn what_is_no_manifest_is_named_and_holds_nobody_up() -> Result<()> {
+    let _alone = alone();
     let lab = Lab::start(village("slhfold"))?;
     follows(&lab)?;
     let before = usage(&lab)?;
@@ -24,21 +25,17 @@ fn what_is_no_manifest_is_named_and_holds_nobody_up() -> Result<()> {
     nix::unistd::mkfifo(&at("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU)?;
     symlink("/dev/zero", at("endless.yaml"))?;
     symlink("/dev/tty", at("terminal.json"))?;
-    symlink("/proc/kmsg", at("kernel.yaml"))?;
     symlink("loop.yaml", at("loop.yaml"))?;
     File::create(at("giant.yaml"))?.set_len(1 << 30)?;
     fs::write(at("latin.yaml"), b"kind: Pod # \xe9\n")?;
     fs::write(at("deep.json"), "[".repeat(100_000))?;
     fs::write(at("deep.yaml"), "[".repeat(100_000))?;
-    fs::write(at("indented.yaml"), (0..5000).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>())?;
-    let bomb: String = (0..30).fold("a0: &a0 [x]\n".to_owned(), |text, n| {
-        text + &format!(
-            "a{}: &a{} [{}]\n",
-            n + 1,
-            n + 1,
-            [format!("*a{n}")].repeat(9).concat().replace("*", ", *").trim_start_matches(", ")
-        )
-    });
+    fs::write(at("indented.yaml"), (0..2000).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>())?;
+    let mut bomb = "a0: &a0 [x]\n".to_owned();
+    for n in 1..=30 {
+        let before = format!("*a{}, ", n - 1).repeat(9);
+        bomb += &format!("a{n}: &a{n} [{}]\n", before.trim_end_matches(", "));
+    }
     fs::write(at("bomb.yaml"), bomb)?;
     fs::write(
         at("twice.json"),
@@ -51,8 +48,7 @@ fn what_is_no_manifest_is_named_and_holds_nobody_up() -> Result<()> {
     for (name, why) in [
         ("pipe.yaml", "it is no regular file"),
         ("endless.yaml", "it is no regular file"),
-        ("terminal.json", ""),
-        ("kernel.yaml", ""),
+        ("terminal.json", "it is no regular file"),
         ("loop.yaml", "Too many levels of symbolic links"),
         ("giant.yaml", "it is larger than 64 MiB"),
         ("latin.yaml", "is not UTF-8 text (byte 12)"),
@@ -63,17 +59,15 @@ fn what_is_no_manifest_is_named_and_holds_nobody_up() -> Result<()> {
         ("twice.json", "duplicate key \"kind\""),
     ] {
         let told = errors.iter().any(|error| error.starts_with(name) && error.contains(why));
-        // The kernel's log can be read from, or not, as this machine has it.
-        assert!(told || why.is_empty(), "{name}: {:#?}", errors.iter().take(40).collect::<Vec<_>>());
+        assert!(told, "{name}: {:#?}", errors.iter().take(40).collect::<Vec<_>>());
     }
     let followed = follows(&lab)?;
     let peak = usage(&lab)?.peak;
     println!("{taken:?}, then a change {followed:?}, {} MiB", peak >> 20);
     assert!(taken < PATIENCE && peak < MOST_MEMORY, "{taken:?}, {} MiB", peak >> 20);
-    for name in
-        ["pipe.yaml", "endless.yaml", "terminal.json", "kernel.yaml", "loop.yaml", "giant.yaml", "latin.yaml"]
-            .into_iter()
-            .chain(["deep.json", "deep.yaml", "indented.yaml", "bomb.yaml", "twice.json"])
+    for name in ["pipe.yaml", "endless.yaml", "terminal.json", "loop.yaml", "giant.yaml", "latin.yaml"]
+        .into_iter()
+        .chain(["deep.json", "deep.yaml", "indented.yaml", "bomb.yaml", "twice.json"])
     {
         fs::remove_file(at(name))?;
     }
@@ -85,6 +79,7 @@ fn what_is_no_manifest_is_named_and_holds_nobody_up() -> Result<()> {
 /// What is wrong is told, but not without end.
 #[test]
 fn a_hundred_thousand_problems() -> Result<()> {
+    let _alone = alone();
     let lab = Lab::start(village("slhprob"))?;
     follows(&lab)?;
     lab.manifests.write("many.yaml", &"---\na: b\n".repeat(50_000))?;
@@ -107,6 +102,7 @@ fn a_hundred_thousand_problems() -> Result<()> {
 /// A policy whose file turns into something else is not deleted.
 #[test]
 fn a_policy_does_not_end_because_its_file_is_a_pipe_now() -> Result<()> {
+    let _alone = alone();
     let lab = Lab::start(village("slhpipe"))?;
     lab.apply("dev/deny", "podSelector: {}, policyTypes: [Ingress]")?;
     let path = lab.manifests.path().join("policy-dev-deny.yaml");
@@ -121,12 +117,13 @@ fn a_policy_does_not_end_because_its_file_is_a_pipe_now() -> Result<()> {
 }
 
 #[test]
-fn files_by_the_ten_thousand_and_files_that_vanish() -> Result<()> {
+fn files_by_the_thousand_and_files_that_vanish() -> Result<()> {
+    let _alone = alone();
     let lab = Lab::start(village("slhmass"))?;
     follows(&lab)?;
     Usage::forget_peak(lab.agents[0].id())?;
     let long = std::env::var_os("SLUICE_TEST_LONG").is_some();
-    let count = if long { 100_000 } else { 20_000 };
+    let count = if long { 100_000 } else { 5_000 };
     let folder = lab.manifests.path();
     for n in 0..count {
         fs::write(

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use sluice_netns::{Agent, AgentOptions, Netns};
 use sluice_tests::agent_world::{Lab, shell};
 
-use super::{follows, recovers, usage, village};
+use super::{alone, follows, recovers, usage, village};
 
 const HEALTH: &str = "127.0.0.1:9879";
 const METRICS: &str = "127.0.0.1:9878";
@@ -40,6 +40,7 @@ fn listens(lab: &Lab) -> Result<Vec<String>> {
 
 #[test]
 fn it_listens_where_it_was_told_and_nowhere_else() -> Result<()> {
+    let _alone = alone();
     let silent = lab("slhnone", None)?;
     assert_eq!(listens(&silent)?, [HEALTH], "health alone, and that on loopback, by default");
     let printed = silent.run(&["config", "print"])?;
@@ -87,6 +88,7 @@ fn live(ns: &Netns) -> Result<Duration> {
 
 #[test]
 fn nothing_but_what_is_there_is_answered_whatever_is_asked() -> Result<()> {
+    let _alone = alone();
     let lab = lab("slhask", Some(METRICS))?;
     let ns = home(&lab)?;
     follows(&lab)?;
@@ -139,6 +141,7 @@ fn nothing_but_what_is_there_is_answered_whatever_is_asked() -> Result<()> {
 
 #[test]
 fn a_thousand_slow_clients_keep_nobody_out() -> Result<()> {
+    let _alone = alone();
     let lab = lab("slhslow", Some(METRICS))?;
     let ns = home(&lab)?;
     follows(&lab)?;

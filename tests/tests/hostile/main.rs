@@ -8,6 +8,7 @@ mod plugin;
 mod server;
 mod socket;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,12 +17,24 @@ use sluice_tests::agent_world::{Lab, eventually};
 use sluice_tests::usage::Usage;
 
 /// What a change of policy takes at most beside all of it: the machine does other things too.
-const FOLLOW: Duration = Duration::from_secs(5);
+const FOLLOW: Duration = Duration::from_secs(10);
 /// What an agent may have in memory at most, whatever it is given.
 const MOST_MEMORY: u64 = 1 << 30;
 
 const DENY: &str = "podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]";
 const OPEN: &str = "podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: [{}]";
+
+/// One after the other: each takes what it can get of the machine, and looks at how long others wait.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // One that failed has nothing to do with the next.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is wrong; an agent in the middle of something has time to answer.
+fn wrong_with(lab: &Lab) -> Result<Vec<String>> {
+    lab.errors().or_else(|_| lab.sync().and_then(|()| lab.errors()))
+}
 
 /// `dev` is whose policies are absurd; `prod` has nothing to do with it.
 fn village(prefix: &str) -> WorldBuilder {

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sluice_tests::agent_world::agent_binary;
 
+use super::alone;
+
 /// What the plugin answers to these bytes, and how long that takes.
 fn answer(variables: &[(&str, &str)], input: &[u8]) -> Result<(Value, Duration)> {
     let began = Instant::now();
@@ -26,6 +28,7 @@ fn answer(variables: &[(&str, &str)], input: &[u8]) -> Result<(Value, Duration)>
 
 #[test]
 fn absurd_configurations_are_refused_in_words_that_a_runtime_reads() -> Result<()> {
+    let _alone = alone();
     let call = [
         ("CNI_COMMAND", "ADD"),
         ("CNI_CONTAINERID", "c"),

@@ -171,7 +171,7 @@ fn objects_larger_than_an_api_server_stores() {
             [format!("{name}: NetworkPolicy dev/p is larger than 8 MiB, which no API server stores")]
         );
         let [found] = &read.found[..] else { panic!("{:?}", read.found) };
-        assert_eq!(found.key.id, crate::model::ObjectName::new("dev", "p"));
+        assert_eq!(found.key.id, dev("p"));
         assert!(found.content.is_err() && read.unknown, "closed, or as it was before");
     }
 }
