@@ -331,8 +331,15 @@ fn ids(ns: &Netns, kind: &str, folder: &str) -> Result<Vec<u64>> {
 fn kernel_objects(lab: &Lab) -> Result<Vec<(&'static str, u64)>> {
     let node = lab.world.node("node1")?;
     let mut all = Vec::new();
-    for (kind, folder) in [("link", "links"), ("prog", "programs"), ("map", "maps"), ("map", "flows")] {
-        let folder = node.bpffs().join("v1").join(folder);
+    let folders = [
+        ("link", "links"),
+        ("prog", "v1/programs"),
+        ("map", "v1/maps"),
+        ("map", "v1/kept"),
+        ("map", "flows-v1"),
+    ];
+    for (kind, folder) in folders {
+        let folder = node.bpffs().join(folder);
         all.extend(ids(node.ns(), kind, &folder.display().to_string())?.into_iter().map(|id| (kind, id)));
     }
     Ok(all)

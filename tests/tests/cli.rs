@@ -55,6 +55,12 @@ fn status_as_json_has_the_documented_shape() -> Result<()> {
     let mut status: Value = serde_json::from_str(&out)?;
     assert!(status["generation"].as_u64().is_some_and(|generation| generation > 0), "{out}");
     status["generation"] = json!(1);
+    let memory = status.as_object_mut().and_then(|status| status.remove("table_memory"));
+    assert!(memory.as_ref().and_then(Value::as_u64).is_some_and(|bytes| bytes > 0), "{out}");
+    let tables = status.as_object_mut().and_then(|status| status.remove("tables"));
+    for table in tables.as_ref().and_then(Value::as_array).context("no tables")? {
+        assert_eq!(keys(table), BTreeSet::from(["bytes", "capacity", "full", "table", "used"]));
+    }
     let interface = |pod: &str| Ok::<_, anyhow::Error>(lab.world.pod(pod)?.host_interface.clone());
     assert_eq!(
         status,
@@ -360,6 +366,7 @@ const MAP_FIELDS: &[(&str, &[&str])] = &[
     ("BITS", &[]),
     ("FLOWS", &["entries", "remote", "remote_port", "local_port", "opener", "state", "seen", "until"]),
     ("FLOW_SEED", &[]),
+    ("FLOW_SHAPE", &["set", "head", "entry", "remote", "opener", "until"]),
     // Of pods with the annotation alone: tests/tests/sources.rs looks into it.
     ("SOURCES", &[]),
     ("COUNTS", &["packets", "bytes"]),
@@ -386,10 +393,10 @@ fn a_dump_of_every_pinned_map_shows_named_fields() -> Result<()> {
         kept.push((lab.connect("dev/web", tcp)?, conn));
     }
     shell(&ns, &format!("ping -c 1 -W 2 -s 3000 {}", lab.world.pod("prod/web")?.ipv4))?;
-    let v1 = lab.world.node("node1")?.bpffs().join("v1");
+    let bpffs = lab.world.node("node1")?.bpffs();
     let mut seen = BTreeSet::new();
-    for folder in ["maps", "flows"] {
-        for entry in fs::read_dir(v1.join(folder))? {
+    for folder in ["v1/maps", "v1/kept", "flows-v1"] {
+        for entry in fs::read_dir(bpffs.join(folder))? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name == "EVENTS" {

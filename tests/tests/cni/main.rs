@@ -282,7 +282,7 @@ fn check_notices_a_link_that_was_taken_off() -> Result<()> {
         let node = scene.lab.world.node(NODE)?;
         let index = shell(node.ns(), &format!("ip -o link show {host}"))?;
         let index = index.split(':').next().context("no index")?;
-        let line = format!("bpftool link detach pinned {}/*/links/{index}-to_pod", node.bpffs().display());
+        let line = format!("bpftool link detach pinned {}/links/{index}-to_pod", node.bpffs().display());
         let output = std::process::Command::new("sh").args(["-c", &line]).output()?;
         ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
