@@ -11,7 +11,7 @@ use sluice_netns::{NodeSpec, Outcome, PodSpec, TcpConn, World};
 use sluice_tests::agent_world::{Lab, policy, policy_file};
 
 /// Room for 16,384 networks at the start, and for several times as many.
-const MEMORY: &str = "100Mi";
+const MEMORY: &str = "64Mi";
 const NETWORKS: u32 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(5);
 

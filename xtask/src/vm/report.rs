@@ -1,5 +1,6 @@
 //! The matrix as people read it.
 
+use super::suites::MEASURES;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
@@ -34,7 +35,7 @@ pub(crate) fn table(reports: &[KernelReport]) -> String {
         table.add_row([
             report.kernel.to_owned(),
             report.release.clone().unwrap_or_else(|| "-".to_owned()),
-            if report.loaded { "yes" } else { "no" }.to_owned(),
+            loaded(report).to_owned(),
             programs(report, |instructions, _| instructions),
             programs(report, |_, stack| stack),
             packet("allowed"),
@@ -47,6 +48,16 @@ pub(crate) fn table(reports: &[KernelReport]) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+/// Only the suite that measures tells, and a filter may leave it out.
+fn loaded(report: &KernelReport) -> &'static str {
+    let asked = report.suites.iter().any(|suite| suite.suite == MEASURES) || !report.faults.is_empty();
+    match (report.loaded, asked) {
+        (true, _) => "yes",
+        (false, true) => "no",
+        (false, false) => "-",
+    }
 }
 
 /// The largest of the figures of both programs.
