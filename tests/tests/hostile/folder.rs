@@ -106,8 +106,10 @@ fn a_policy_does_not_end_because_its_file_is_a_pipe_now() -> Result<()> {
     let lab = Lab::start(village("slhpipe"))?;
     lab.apply("dev/deny", "podSelector: {}, policyTypes: [Ingress]")?;
     let path = lab.manifests.path().join("policy-dev-deny.yaml");
-    fs::remove_file(&path)?;
-    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
+    // In one step: a policy that is gone for a moment ends.
+    let pipe = path.with_extension("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
+    fs::rename(&pipe, &path)?;
     lab.sync()?;
     lab.expect_probes("prod/client dev/web tcp/80 hangs v4");
     fs::remove_file(&path)?;
