@@ -92,9 +92,9 @@ impl Index4 {
         self.change(net.network().to_bits(), net.prefix_len(), length, leaf)
     }
 
-    /// Those that were ever used and are not free again.
+    /// Those that some cell leads to; emptied ones only wait for a barrier.
     pub(super) const fn blocks_in_use(&self) -> u64 {
-        (self.next_block as u64).saturating_sub(self.free.len() as u64)
+        (self.next_block as u64).saturating_sub((self.free.len() + self.emptied.len()) as u64)
     }
 
     /// A change may need a block where none is left but those that only a barrier frees.
