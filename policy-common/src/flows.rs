@@ -15,9 +15,9 @@ use crate::parse::protocol;
 
 /// The layout of the flow table, apart from that of the other maps: connections live longer than tables. The numbers of
 /// openers and states are the same in every layout, and none is used again for something else.
-pub const FLOW_LAYOUT: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };
+pub const FLOW_LAYOUT: u32 = if cfg!(feature = "next-flows") { 2 } else { 1 };
 /// Entries of one set; half as many in the layout that tests take for the next version's.
-pub const WAYS: usize = if cfg!(feature = "next-layout") { 4 } else { 8 };
+pub const WAYS: usize = if cfg!(feature = "next-flows") { 4 } else { 8 };
 /// Entries of a full set that one endpoint may hold at the cost of others.
 pub const SHARE: usize = WAYS / 2;
 
