@@ -237,7 +237,7 @@ pub struct Event {
     pub direction: u8,
 }
 
-/// Per CPU: how many events the current tick has seen, and how many drops were not reported since the programs were loaded.
+/// Per CPU: how many events the current tick has seen, and how many drops were not reported since this layout of tables was first loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct EventBudget {

@@ -91,7 +91,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let helm = setup::ensure_helm(workspace)?;
     let mut command = workspace.cargo();
     command
-        .args(["test", "--no-fail-fast", "--features", KERNEL_TESTS])
+        .args(["nextest", "run", "--features", KERNEL_TESTS])
+        .args(["--profile", if options.long { "long" } else { "default" }])
         .args(options.filter.as_slice())
         .env(OBJECT_VARIABLE, workspace.bpf_object())
         .env("SLUICE_AGENT", &agent)

@@ -62,8 +62,6 @@ pub(super) struct Core {
     errors: Errors,
     status: Status,
     settled: bool,
-    /// What an agent before this one left in the tables has been looked at.
-    taken_over: bool,
     /// Interfaces must move to tables of a new generation.
     moving: bool,
     /// Looks in a row that changed nothing.
@@ -121,7 +119,6 @@ impl Core {
             errors: Errors::default(),
             status: Status::default(),
             settled: false,
-            taken_over: false,
             moving: false,
             unchanged: 0,
             metrics,

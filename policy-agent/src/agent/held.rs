@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::model::{Changes, Cluster, ObjectName, Pod, Policy, Tracked};
+use crate::plan::TableFull;
 
 /// How soon to try again whether there is room by now: at the soonest, and by how long it took.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
@@ -17,6 +18,8 @@ const TIMES_AS_LONG: u32 = 20;
 struct Entry {
     /// What the source says; `None`: that it is gone.
     wanted: Option<Policy>,
+    /// The table that has no room for it.
+    table: &'static str,
     why: String,
 }
 
@@ -45,6 +48,11 @@ impl Held {
     /// The policies that are not in force as the source has them, and why.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
         self.held.iter().map(|(name, entry)| (name, entry.why.as_str()))
+    }
+
+    /// The tables that have no room for what is held back.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &'static str> {
+        self.held.values().map(|entry| entry.table)
     }
 
     /// Why policy is not in force on a pod as it should be.
@@ -98,12 +106,13 @@ impl Held {
     }
 
     /// Holds these back.
-    pub(super) fn hold(&mut self, tracked: &mut Tracked, names: &[ObjectName], why: &str) {
+    pub(super) fn hold(&mut self, tracked: &mut Tracked, names: &[ObjectName], full: &TableFull) {
         self.substituted = true;
+        let why = full.to_string();
         for name in names {
             let wanted = tracked.cluster().policies.get(name).cloned();
             put(tracked, name, self.fitted.get(name));
-            self.held.insert(name.clone(), Entry { wanted, why: why.to_owned() });
+            self.held.insert(name.clone(), Entry { wanted, table: full.table, why: why.clone() });
         }
     }
 
@@ -170,7 +179,8 @@ mod tests {
         tracked.insert_policy(policy("b", true));
         let news = held.news(tracked.cluster());
         assert_eq!(news, [ObjectName::new("dev", "a"), ObjectName::new("dev", "b")]);
-        held.hold(&mut tracked, &news, "full");
+        held.hold(&mut tracked, &news, &TableFull { table: "bits", needed: 65, capacity: 64 });
+        assert!(held.tables().all(|table| table == "bits"));
         let in_force: Vec<Policy> = tracked.cluster().policies.values().cloned().collect();
         assert_eq!(in_force, [policy("a", true)]);
         held.restore(&mut tracked);

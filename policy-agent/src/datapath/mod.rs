@@ -35,9 +35,7 @@ pub fn watch<D: Datapath>(
     interfaces: &BTreeSet<u32>,
 ) -> Result<(), WriteError> {
     let ops = planner.watch(interfaces);
-    carry_out(planner, datapath, &ops).1?;
-    planner.unwatched();
-    Ok(())
+    carry_out_watch(planner, datapath, &ops)
 }
 
 /// Ends the watch over every endpoint but those of `keep`, which have connections that lost their permission.
@@ -47,7 +45,15 @@ pub fn unwatch<D: Datapath>(
     keep: &BTreeSet<u32>,
 ) -> Result<(), WriteError> {
     let ops = planner.unwatch(keep);
-    carry_out(planner, datapath, &ops).1?;
+    carry_out_watch(planner, datapath, &ops)
+}
+
+fn carry_out_watch<D: Datapath>(
+    planner: &mut Planner,
+    datapath: &mut D,
+    ops: &[Op],
+) -> Result<(), WriteError> {
+    carry_out(planner, datapath, ops).1?;
     planner.unwatched();
     Ok(())
 }

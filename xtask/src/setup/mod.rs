@@ -15,7 +15,7 @@ use crate::bpf_toolchain::{self, Candidate};
 use crate::setup::apt::{Apt, Wanted};
 use crate::setup::os_release::OsRelease;
 use crate::setup::survey::Survey;
-use crate::setup::tools::{DENY, FUZZ, RUSTC_PACKAGES, cargo_has};
+use crate::setup::tools::{DENY, FUZZ, NEXTEST, RUSTC_PACKAGES, cargo_has};
 use crate::step::{self, Step};
 use crate::workspace::{Workspace, which};
 
@@ -28,6 +28,8 @@ pub(crate) struct Scope {
     pub(crate) bench: bool,
     /// Helm, for the chart.
     pub(crate) chart: bool,
+    /// What runs the tests, beside `run`.
+    pub(crate) tests: bool,
     pub(crate) lint: bool,
     /// The kernel matrix: virtual machines, and Debian's kernels for them.
     pub(crate) matrix: bool,
@@ -35,13 +37,14 @@ pub(crate) struct Scope {
 
 impl Scope {
     pub(crate) const BUILD: Self =
-        Self { run: false, bench: false, chart: false, lint: false, matrix: false };
+        Self { run: false, bench: false, chart: false, tests: false, lint: false, matrix: false };
     pub(crate) const RUN: Self = Self { run: true, ..Self::BUILD };
-    pub(crate) const TEST: Self = Self { chart: true, ..Self::RUN };
+    pub(crate) const TEST: Self = Self { chart: true, tests: true, ..Self::RUN };
     pub(crate) const MATRIX: Self = Self { matrix: true, ..Self::TEST };
     pub(crate) const BENCH: Self = Self { bench: true, ..Self::RUN };
     pub(crate) const LINT: Self = Self { chart: true, lint: true, ..Self::BUILD };
-    pub(crate) const ALL: Self = Self { run: true, bench: true, chart: true, lint: true, matrix: true };
+    pub(crate) const ALL: Self =
+        Self { run: true, bench: true, chart: true, tests: true, lint: true, matrix: true };
 }
 
 /// Reports what is there and what is missing; fails when something is.
@@ -103,6 +106,9 @@ fn install(workspace: &Workspace, scope: Scope, survey: &Survey) -> Result<()> {
     }
     if survey.helm_missing {
         helm::install(workspace)?;
+    }
+    if survey.nextest_missing {
+        cargo_install(workspace, NEXTEST)?;
     }
     if scope.lint {
         install_lints(workspace, survey)?;

@@ -5,7 +5,7 @@ use comfy_table::presets::NOTHING;
 
 use crate::bpf_linker::{self, Installed, Llvm};
 use crate::bpf_toolchain::{self, Candidate};
-use crate::setup::tools::{COMPONENTS, DENY, TOOLS, Tool, cargo_has};
+use crate::setup::tools::{COMPONENTS, DENY, NEXTEST, TOOLS, Tool, cargo_has};
 use crate::setup::{Scope, helm};
 use crate::workspace::Workspace;
 
@@ -27,6 +27,7 @@ pub(crate) struct Survey {
     pub(crate) missing_components: Vec<&'static str>,
     pub(crate) deny_missing: bool,
     pub(crate) helm_missing: bool,
+    pub(crate) nextest_missing: bool,
     findings: Vec<Finding>,
 }
 
@@ -45,12 +46,16 @@ impl Survey {
             missing_components: Vec::new(),
             deny_missing: false,
             helm_missing: false,
+            nextest_missing: false,
             findings: Vec::new(),
         };
         survey.look_for_compiler(rustc_llvm);
         survey.look_for_tools(workspace, scope);
         if scope.chart {
             survey.look_for_helm(workspace);
+        }
+        if scope.tests {
+            survey.look_for_nextest(workspace);
         }
         if scope.lint {
             survey.look_for_lints(workspace);
@@ -145,6 +150,15 @@ impl Survey {
             helm::advice()
         });
         self.add("helm", found);
+    }
+
+    fn look_for_nextest(&mut self, workspace: &Workspace) {
+        let found = cargo_has(workspace, "nextest").ok_or_else(|| {
+            self.nextest_missing = true;
+            format!("runs the tests; install it: `cargo install {NEXTEST} --locked`")
+        });
+        let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        self.add(NEXTEST, found.map(first_line));
     }
 
     fn look_for_lints(&mut self, workspace: &Workspace) {

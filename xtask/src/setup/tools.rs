@@ -163,6 +163,9 @@ pub(crate) const RUSTC_PACKAGES: &[PackageSet] = &[&["rustc-web", "rust-web-src"
 /// cargo-deny's crate.
 pub(crate) const DENY: &str = "cargo-deny";
 
+/// What runs the tests: many that wait at once, and those that need the machine to themselves alone.
+pub(crate) const NEXTEST: &str = "cargo-nextest";
+
 /// What runs the fuzz targets.
 pub(crate) const FUZZ: &str = "cargo-fuzz";
 

@@ -8,9 +8,6 @@ impl Core {
     /// The tables of an agent before this one stay, and only what differs from what is wanted is written. Where nobody
     /// can say what they stand for, they stay in force until others are filled.
     pub(super) fn take_over(&mut self) -> Result<(), BpfError> {
-        if self.taken_over {
-            return Ok(());
-        }
         if let Some(present) = self.datapath.present()? {
             let slots = present.slots.clone();
             // An interface that nobody explains stays as it was: on the tables that it has, which then may not change.
@@ -42,7 +39,6 @@ impl Core {
                 }
             }
         }
-        self.taken_over = true;
         Ok(())
     }
 

@@ -104,6 +104,8 @@ impl Core {
                 written
             }
         };
+        // Also where it was not tried again this time.
+        self.full.extend(self.held.tables());
         let concerned = self.locals.iter().filter(|local| self.lacks_room_for(&local.pod).is_some());
         let concerned: Vec<u32> = concerned.map(|local| local.ifindex).collect();
         self.connections.learn_later(&concerned);
@@ -131,7 +133,7 @@ impl Core {
             self.errors.tables.push(full.to_string());
             return written;
         }
-        self.held.hold(self.input.tracked(), &news, &full.to_string());
+        self.held.hold(self.input.tracked(), &news, full);
         self.input.tracked().take_changes();
         // From nothing: rules that nobody uses any more go on taking room otherwise.
         let delta = self.compile(&Changes::everything());
@@ -166,7 +168,7 @@ impl Core {
                 }
                 Err(full) => {
                     self.full.insert(full.table);
-                    self.held.hold(self.input.tracked(), &batch, &full.to_string());
+                    self.held.hold(self.input.tracked(), &batch, &full);
                     self.input.tracked().take_changes();
                     // As above: what did not fit must not go on taking room.
                     let delta = self.compile(&Changes::everything());

@@ -1,21 +1,18 @@
 //! Connections that stand in a flow table of another layout: they go on through an upgrade, and through a downgrade.
 //! The table itself says where things stand in it (`FLOW_SHAPE`), so that neither version has to know the other.
 
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, MapInfo};
 use policy_common::flows::{FlowSeed, FlowShape};
 
 use super::BpfError;
-use super::batch::read_array;
+use super::batch::read_pinned;
 use super::maps::BPF_F_LOCK;
 use super::pins::{Pins, failed};
 
 pub(super) struct Former {
-    path: PathBuf,
-    table: MapData,
-    sets: u32,
+    table: PathBuf,
     shape: FlowShape,
 }
 
@@ -43,23 +40,21 @@ impl Former {
         let shape = Map::Array(MapData::from_pin(folder.join("FLOW_SHAPE"))?);
         let shape: Array<MapData, [u8; size_of::<FlowShape>()]> = shape.try_into()?;
         let shape: FlowShape = bytemuck::cast(shape.get(&0, 0)?);
-        let path = folder.join("FLOWS");
-        let table = MapData::from_pin(&path)?;
-        let info = table.info()?;
+        let table = folder.join("FLOWS");
+        let info = MapInfo::from_pin(&table)?;
         if info.value_size() != shape.set {
             let cause =
                 format!("its values have {} bytes, its description says {}", info.value_size(), shape.set);
-            return Err(failed("reading", &path, &cause));
+            return Err(failed("reading", &table, &cause));
         }
-        Ok(Self { sets: info.max_entries(), path, table, shape })
+        Ok(Self { table, shape })
     }
 
     /// The connections that are live at `now`, of all interfaces or of one.
     pub(super) fn live(&self, now: u32, ifindex: Option<u32>) -> Result<Vec<FlowSeed>, BpfError> {
-        let size = self.shape.set as usize;
-        let bytes = read_array(self.table.fd().as_fd(), size, self.sets, BPF_F_LOCK)
-            .map_err(|e| failed("reading", &self.path, &e))?;
-        let live = bytes.chunks_exact(size.max(1)).flat_map(|set| self.shape.live(set, now));
+        let bytes = read_pinned(&self.table, BPF_F_LOCK)?;
+        let live =
+            bytes.chunks_exact((self.shape.set as usize).max(1)).flat_map(|set| self.shape.live(set, now));
         Ok(live.filter(|seed| ifindex.is_none_or(|ifindex| seed.key.ifindex == ifindex)).collect())
     }
 }

@@ -2,30 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd as _;
 
+use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{MapData, MapError};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use policy_common::maps::{Class, Endpoint, IFINDEX_DIRECT, SOURCE_KEY_BITS, Sets, SlotRef, SourceKey};
+use policy_common::maps::{Class, Endpoint, IFINDEX_DIRECT, SOURCE_KEY_BITS, SlotRef, SourceKey};
 
 use super::BpfError;
-use super::batch::read_array;
+use super::batch::read_pinned;
 use super::maps::Maps;
-use super::pins::{Pins, failed};
+use super::pins::Pins;
 use crate::plan::Present;
 
-/// All values of a pinned array.
-pub(super) fn array(pins: &Pins, name: &str) -> Result<Vec<u8>, BpfError> {
-    let path = pins.table(name);
-    let map = MapData::from_pin(&path)?;
-    let info = map.info()?;
-    let value_size = info.value_size() as usize;
-    read_array(map.fd().as_fd(), value_size, info.max_entries(), 0).map_err(|e| failed("reading", &path, &e))
-}
-
-fn values<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
-    bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+/// All values of one of the tables.
+fn array<T: bytemuck::Pod>(pins: &Pins, name: &str) -> Result<Vec<T>, BpfError> {
+    let bytes = read_pinned(&pins.table(name), 0)?;
+    Ok(bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect())
 }
 
 impl Maps {
@@ -37,10 +29,10 @@ impl Maps {
         // A slot beyond the table is for the planner to refuse.
         let known = slots.values().filter(|slot| **slot < self.endpoints.len());
         Ok(Present {
-            words: values(&array(pins, "BITS")?),
-            rows: values(&array(pins, "ROWS")?),
-            ports: values(&array(pins, "PORTS")?),
-            sets: values::<Sets>(&array(pins, "SETS")?),
+            words: array(pins, "BITS")?,
+            rows: array(pins, "ROWS")?,
+            ports: array(pins, "PORTS")?,
+            sets: array(pins, "SETS")?,
             endpoints: known.map(endpoint).collect::<Result<BTreeMap<_, _>, _>>()?,
             slots,
             peers: self.peers_present()?,
@@ -50,7 +42,7 @@ impl Maps {
     }
 
     fn slots_present(&self, pins: &Pins) -> Result<BTreeMap<u32, u32>, BpfError> {
-        let direct = values::<SlotRef>(&array(pins, "SLOTS")?);
+        let direct = array::<SlotRef>(pins, "SLOTS")?;
         let mut slots: BTreeMap<u32, u32> =
             (0..IFINDEX_DIRECT).zip(direct).filter_map(|(at, slot)| used(at, slot)).collect();
         for entry in self.slots_high.iter() {

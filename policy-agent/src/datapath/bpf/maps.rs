@@ -1,7 +1,7 @@
 //! Operations as map updates. Values go through `bytemuck` as bytes: aya's own trait would need `unsafe`.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,9 +19,8 @@ use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
 
 use super::BpfError;
-use super::batch::read_array;
+use super::batch::read_pinned;
 use super::index4::{self, Index4};
-use super::pins::failed;
 use crate::plan::{Op, Present};
 use crate::ready::readiness;
 
@@ -125,10 +124,7 @@ impl Maps {
     /// Every flow that is live at `now`, each set read under its lock. `table`: the pin of the flow table, which may have
     /// another size than this agent would give it.
     pub(super) fn flows(&self, table: &Path, now: u32) -> Result<Vec<FlowEntry>, BpfError> {
-        let map = MapData::from_pin(table)?;
-        let sets = map.info()?.max_entries();
-        let bytes = read_array(map.fd().as_fd(), size_of::<FlowSet>(), sets, BPF_F_LOCK)
-            .map_err(|e| failed("reading", table, &e))?;
+        let bytes = read_pinned(table, BPF_F_LOCK)?;
         let entries = bytes
             .chunks_exact(size_of::<FlowSet>())
             .filter_map(|set| set.get(FLOW_SET_HEAD..))

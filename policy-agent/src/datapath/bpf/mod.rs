@@ -16,6 +16,7 @@ mod memlock;
 mod pins;
 mod present;
 mod qdisc;
+mod sys;
 mod tcx;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,7 +164,6 @@ impl BpfDatapath {
     /// Begins a generation with tables of these sizes, empty. The one before stays in force on every interface until
     /// `attach` moves it. After an error nothing has changed.
     pub fn renew(&mut self, capacity: &Capacity) -> Result<(), BpfError> {
-        self.pins.begin()?;
         self.generation = Generation::load(OBJECT, capacity, &self.pins, false)?;
         for attached in self.attached.values_mut() {
             attached.current = false;

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use super::attach::Hook;
+use super::sys::bpf;
 
 /// `BPF_OBJ_PIN` and `BPF_OBJ_GET` of include/uapi/linux/bpf.h.
 const OBJ_PIN: libc::c_int = 6;
@@ -116,17 +117,4 @@ fn call(query: &mut Query) -> io::Result<()> {
     // SAFETY: the kernel writes at most `count` numbers to each array that `query` points to: `hanging` keeps both alive
     // and says how long they are, and `has_tcx` says that there are none.
     unsafe { bpf(PROG_QUERY, query) }.map(drop)
-}
-
-/// The system call.
-///
-/// # Safety
-///
-/// `attribute` is the part of `union bpf_attr` that `command` takes, and what it points to is as the kernel expects it.
-unsafe fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes of `attribute`, which is exclusively ours; the caller
-    // answers for the rest.
-    let answer =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attribute), size_of::<T>()) };
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
