@@ -1,6 +1,7 @@
 //! The loaded programs under `BPF_PROG_TEST_RUN`: a frame and its arrival in, a verdict and nanoseconds out.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,13 +18,15 @@ const IFINDEX: usize = 40;
 const UNSPEC: u32 = u32::MAX;
 const SHOT: u32 = 2;
 
-/// A folder of pins of this process alone; dropping it takes everything away.
+/// A folder of pins that nobody else has; dropping it takes everything away.
 #[derive(Debug)]
 pub struct Bpffs(PathBuf);
 
 impl Bpffs {
     pub fn new(name: &str) -> Self {
-        Self(PathBuf::from(format!("/sys/fs/bpf/sluice-{name}-{}", std::process::id())))
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(PathBuf::from(format!("/sys/fs/bpf/sluice-{name}-{}-{number}", std::process::id())))
     }
 
     pub fn path(&self) -> &Path {

@@ -72,6 +72,12 @@ const NO_ARRIVAL: &str = "before Linux 5.18 BPF_PROG_TEST_RUN takes no ingress_i
 pub(crate) const GATES: &[Gate] = &[
     Gate { target: "vectors", test: None, kernels: &[Release::V5_10], because: NO_ARRIVAL },
     Gate {
+        target: "kernel",
+        test: Some("kernel_engine_and_oracle_agree_on_what_pods_receive"),
+        kernels: &[Release::V5_10],
+        because: NO_ARRIVAL,
+    },
+    Gate {
         target: "packets_bursts",
         test: None,
         kernels: &[Release::V5_10],
