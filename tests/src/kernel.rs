@@ -67,7 +67,8 @@ pub fn run_program(
     repeat: u32,
 ) -> anyhow::Result<Run> {
     let mut context = [0; SK_BUFF];
-    let came_from: u32 = if arrival.from_node { 0 } else { 1 };
+    // What a pod sends always comes from its interface; before 5.18 the kernel takes no other answer than none.
+    let came_from = u32::from(arrival.direction == Direction::Ingress && !arrival.from_node);
     context[INGRESS_IFINDEX..][..4].copy_from_slice(&came_from.to_ne_bytes());
     context[IFINDEX..][..4].copy_from_slice(&arrival.ifindex.to_ne_bytes());
     let options =

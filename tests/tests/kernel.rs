@@ -14,7 +14,7 @@ use sluice_oracle::{Cluster, Flow, Origin, Verdict, judge, random_cluster, rando
 use sluice_tests::kernel::Bpffs;
 
 fn clusters() -> u64 {
-    if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 20 } else { 200 }
+    if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 20 } else { 120 }
 }
 
 /// Whether a packet comes to a pod from another machine or pod: its verdict needs the interface that it has come in by.
