@@ -23,7 +23,8 @@ fn world() -> WorldBuilder {
 fn inherit(lab: &mut Lab, name: &str, old: &str, new: PodSpec) -> Result<Pod> {
     let node = lab.ns("node1")?;
     let before = lab.world.pod(old)?.clone();
-    let index = shell(&node, &format!("ip -o link show {name} | cut -d: -f1"))?.trim().to_owned();
+    let shown = shell(&node, &format!("ip -o link show {name}"))?;
+    let index = shown.split(':').next().unwrap_or_default().trim().to_owned();
     let agent = Pid::from_raw(i32::try_from(lab.agent().id())?);
     kill(agent, Signal::SIGSTOP)?;
     lab.manifests.remove_pod(&before)?;

@@ -91,6 +91,12 @@ pub(crate) const GATES: &[Gate] = &[
         because: "it counts segments that TCP sends again, and an emulated machine is too slow for TCP's clock: 777 of 49,436 \
                   were seen on 5.10 on a loaded machine",
     },
+    Gate {
+        target: "agent_lifecycle",
+        test: Some("the_way_to_attach_can_change_between_two_agents"),
+        kernels: &[Release::V5_10, Release::V6_1],
+        because: "tcx came with Linux 6.6: before, there is one way to attach",
+    },
     Gate { target: "flow_table", test: None, kernels: &[Release::V5_10], because: NO_ARRIVAL },
 ];
 
