@@ -4,7 +4,7 @@ mod apt;
 mod helm;
 mod os_release;
 mod survey;
-mod tools;
+pub(crate) mod tools;
 
 use std::path::PathBuf;
 

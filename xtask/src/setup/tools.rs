@@ -179,12 +179,15 @@ impl Tool {
 
     /// Where it is, if it also runs: Ubuntu's bpftool is a script that fails where the kernel has no tools package.
     pub(crate) fn find(&self, workspace: &Workspace) -> Option<PathBuf> {
-        let plugin =
-            || PLUGIN_FOLDERS.iter().map(|dir| Path::new(dir).join(self.program)).find(|path| path.is_file());
-        let path = which(self.program).or_else(plugin)?;
+        let path = which(self.program).or_else(|| cni_plugin(self.program))?;
         step::output(workspace.command(&path).args(self.version_args))?;
         Some(path)
     }
+}
+
+/// Where a CNI plugin is.
+pub(crate) fn cni_plugin(name: &str) -> Option<PathBuf> {
+    PLUGIN_FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
 }
 
 /// Whether a cargo subcommand answers.

@@ -12,6 +12,7 @@ use sluice_guest::{PLAN, Plan};
 use super::cpio::Archive;
 use super::kernel::Kernel;
 use super::modules;
+use crate::setup::tools::cni_plugin;
 use crate::step;
 use crate::workspace::{Workspace, which};
 
@@ -20,6 +21,8 @@ const PROGRAMS: &[&str] = &[
     "bpftool", "bridge", "capsh", "cat", "find", "grep", "ip", "ls", "mkdir", "mount", "nft", "nsenter",
     "ping", "prlimit", "rm", "sh", "sleep", "tc", "timeout", "umount",
 ];
+/// CNI plugins that make pods of the tests.
+const PLUGINS: &[&str] = &["bridge", "ptp", "host-local"];
 /// Where test programs, the agent and the object are in a guest.
 const PAYLOAD: &str = "/payload";
 
@@ -37,6 +40,11 @@ impl Payload {
         for name in PROGRAMS {
             let path = which(name).with_context(|| format!("the guests need `{name}`, which is not here"))?;
             payload.program(workspace, &format!("/usr/sbin/{name}"), &path)?;
+        }
+        for name in PLUGINS {
+            let path =
+                cni_plugin(name).with_context(|| format!("the guests need the CNI plugin `{name}`"))?;
+            payload.program(workspace, &format!("/usr/lib/cni/{name}"), &path)?;
         }
         let shell = which("sh").context("there is no sh")?;
         payload.files.insert("/bin/sh".to_owned(), shell);

@@ -43,6 +43,9 @@ const WANTED: &[&str] = &[
     "nft_log",
     "nft_numgen",
     "nft_fib",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_fib_inet",
     // Real SCTP sockets.
     "sctp",
     "sctp_diag",
