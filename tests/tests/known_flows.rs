@@ -296,6 +296,8 @@ fn a_large_table_is_listed_whole() -> Result<()> {
     let world = world()?;
     let node = world.node("node1")?;
     track(node)?;
+    // Half a minute is not enough for an emulated machine to send them all.
+    node.ns().run(|| std::fs::write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600"))??;
     let [gateway, _] = node.gateways();
     let mut expected = BTreeSet::new();
     let [pod, _] = addresses(&world, POD)?;
