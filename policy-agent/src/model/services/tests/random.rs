@@ -112,14 +112,12 @@ proptest! {
         let mut followed = BTreeMap::new();
         for steps in steps.chunks(batch) {
             let before = tracked.cluster().services.all(&vantage());
-            let objects = tracked.cluster().services.clone();
             for step in steps {
                 take(&mut tracked, step.clone());
             }
             let changes = tracked.take_changes();
             let services = &tracked.cluster().services;
             let now = services.all(&vantage());
-            prop_assert!(*services == objects || !changes.is_empty(), "a change is not told");
             for frontend in before.keys().chain(now.keys()) {
                 let (old, new) = (before.get(frontend), now.get(frontend));
                 if old != new {
