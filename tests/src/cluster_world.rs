@@ -176,6 +176,8 @@ fn resource(object: &Value) -> Result<&'static str> {
         "Namespace" => "namespaces",
         "Node" => "nodes",
         "Pod" => "pods",
+        "Service" => "services",
+        "EndpointSlice" => "endpointslices",
         "NetworkPolicy" => "networkpolicies",
         other => bail!("a {other} is none of the double's objects"),
     })

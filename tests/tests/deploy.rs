@@ -36,7 +36,6 @@ const GOOD: &[&[&str]] = &[
     &["apiServer.host=10.0.0.1", "apiServer.port=6443"],
     &["updateStrategy.maxUnavailable=1", "resources.limits.memory=1Gi", "podLabels.a=b"],
     &["config.attach=clsact", "config.staleness-limit=2m"],
-    &["rbac.services=true"],
     &["uninstall=true"],
 ];
 
@@ -199,6 +198,8 @@ fn it_may_list_and_watch_what_policies_are_about_and_tell_events() -> Result<()>
             "/namespaces: list watch",
             "/nodes: list watch",
             "/pods: list watch",
+            "/services: list watch",
+            "discovery.k8s.io/endpointslices: list watch",
             "events.k8s.io/events: create",
             "networking.k8s.io/networkpolicies: list watch",
         ]

@@ -82,7 +82,7 @@ fn take_over(tracked: &mut Tracked, to: &Cluster, difference: &Difference) {
             None => tracked.remove_policy(name),
         },
         Difference::Node(name) => match to.nodes.get(name) {
-            Some(addresses) => tracked.insert_node(name.clone(), addresses.clone()),
+            Some(node) => tracked.insert_node(name.clone(), node.clone()),
             None => tracked.remove_node(name),
         },
     }
@@ -127,7 +127,7 @@ fn assert_same(incremental: &Compiled, whole: &Compiled, cluster: &Cluster, scop
     };
     assert_eq!(names(incremental), names(whole));
     let mut addresses: BTreeSet<IpAddr> = cluster.pods.addresses().collect();
-    addresses.extend(cluster.nodes.values().flatten());
+    addresses.extend(cluster.nodes.values().flat_map(|node| &node.addresses));
     addresses.extend(whole.addresses.keys().chain(incremental.addresses.keys()));
     let prefixes = whole.prefixes.keys().chain(incremental.prefixes.keys());
     addresses.extend(prefixes.flat_map(|net| [net.network(), net.broadcast()]));
@@ -270,7 +270,8 @@ fn increments_are_what_a_whole_compilation_is() {
                 if let Scope::Node { addresses, .. } = &mut world.scope
                     && random.one_in(4)
                 {
-                    let all: Vec<IpAddr> = goal.nodes.values().flatten().copied().collect();
+                    let all: Vec<IpAddr> =
+                        goal.nodes.values().flat_map(|node| &node.addresses).copied().collect();
                     *addresses = random.pick(&all).copied().into_iter().collect();
                 }
                 world.step(&questions, &mut random);

@@ -38,7 +38,9 @@ fn wrong(core: &Core) -> Vec<(ObjectKey, Concern, String)> {
     let namespaces: BTreeSet<&str> = endpoints.clone().map(|name| name.namespace.as_str()).collect();
     for (key, problems) in core.input.broken() {
         let ours = match key.kind {
-            Kind::NetworkPolicy => namespaces.contains(key.id.namespace.as_str()),
+            Kind::NetworkPolicy | Kind::Service | Kind::EndpointSlice => {
+                namespaces.contains(key.id.namespace.as_str())
+            }
             Kind::Pod => endpoints.clone().any(|name| *name == key.id),
             Kind::Namespace => namespaces.contains(key.id.name.as_str()),
             Kind::Node => core.is_node(&key.id.name),

@@ -13,7 +13,7 @@ use super::output::{Output, print_json};
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
-    /// Folder of manifests: Namespaces, Pods, Nodes, NetworkPolicies.
+    /// Folder of manifests: Namespaces, Pods, Nodes, NetworkPolicies, Services, EndpointSlices.
     #[arg(long, env = "SLUICE_MANIFESTS", value_name = "DIR")]
     manifests: PathBuf,
     /// Who opens the connection: namespace/pod, node:NAME (a process of that node), or an address.

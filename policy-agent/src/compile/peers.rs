@@ -172,7 +172,8 @@ impl Reach {
 }
 
 fn node_addresses(cluster: &Cluster, scope: &Scope, name: &str) -> BTreeSet<IpAddr> {
-    let mut addresses: BTreeSet<IpAddr> = cluster.nodes.get(name).into_iter().flatten().copied().collect();
+    let mut addresses: BTreeSet<IpAddr> =
+        cluster.nodes.get(name).into_iter().flat_map(|node| &node.addresses).copied().collect();
     if let Scope::Node { addresses: own, .. } = scope {
         addresses.extend(own);
     }

@@ -74,7 +74,7 @@ pub struct SourceOptions {
     /// File with options (YAML); flags and the environment go before it.
     #[arg(long, env = "SLUICE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder of manifests (.yaml, .yml, .json): Namespaces, Pods, Nodes, NetworkPolicies. Without it: the cluster.
+    /// Folder of manifests (.yaml, .yml, .json): Namespaces, Pods, Nodes, NetworkPolicies, Services, EndpointSlices. Without it: the cluster.
     #[arg(long, env = "SLUICE_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
     /// How to reach the cluster; several files with `:` between them are merged as kubectl does it.

@@ -165,8 +165,8 @@ fn addresses(cluster: &Cluster, source: &Source) -> Result<Vec<IpAddr>, QueryErr
     match source {
         Source::Address(address) => Ok(vec![*address]),
         Source::Node(name) => {
-            let addresses = cluster.nodes.get(name).filter(|addresses| !addresses.is_empty());
-            Ok(addresses.ok_or_else(|| QueryError::NoNode(name.clone()))?.clone())
+            let node = cluster.nodes.get(name).filter(|node| !node.addresses.is_empty());
+            Ok(node.ok_or_else(|| QueryError::NoNode(name.clone()))?.addresses.clone())
         }
         Source::Pod(name) => {
             let pod = cluster.pods.get(name).ok_or_else(|| QueryError::NoPod(name.clone()))?;

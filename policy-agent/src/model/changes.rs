@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Cluster, Intern, Labels, ObjectName, Pod, Policy};
+use super::{Cluster, EndpointSlice, Intern, Labels, Node, ObjectName, Pod, Policy, Service};
 
 /// What may differ from the cluster that was compiled last. More may be named than has changed, never less.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct Changes {
     pub namespaces: BTreeSet<String>,
     pub policies: BTreeSet<ObjectName>,
     pub nodes: BTreeSet<String>,
+    /// Services whose frontends, or what is behind them, may differ. Of a frontend that goes from one Service to another,
+    /// both are named. What a node's own address or zone changes is not in here: `nodes` names the node.
+    pub services: BTreeSet<ObjectName>,
 }
 
 impl Changes {
@@ -41,9 +44,20 @@ impl Changes {
         }
         self.addresses.extend(addresses);
     }
+
+    fn note_service(&mut self, name: ObjectName) {
+        if self.everything {
+            return;
+        }
+        if self.services.len() >= MOST_NAMED && !self.services.contains(&name) {
+            *self = Self::everything();
+            return;
+        }
+        self.services.insert(name);
+    }
 }
 
-/// Pods that are named before it costs more than to look at everything: a first list names them all.
+/// Pods or Services that are named before it costs more than to look at everything: a first list names them all.
 const MOST_NAMED: usize = 8192;
 
 /// Every change goes through here; what is already so is no change.
@@ -138,16 +152,66 @@ impl Tracked {
         }
     }
 
-    pub fn insert_node(&mut self, name: String, addresses: Vec<IpAddr>) {
-        if self.cluster.nodes.get(&name) != Some(&addresses) {
+    pub fn insert_node(&mut self, name: String, node: Node) {
+        if self.cluster.nodes.get(&name) != Some(&node) {
             self.changes.nodes.insert(name.clone());
-            self.cluster.nodes.insert(name, addresses);
+            self.cluster.nodes.insert(name, node);
         }
     }
 
     pub fn remove_node(&mut self, name: &str) {
         if self.cluster.nodes.remove(name).is_some() {
             self.changes.nodes.insert(name.to_owned());
+        }
+    }
+
+    pub fn insert_service(&mut self, service: Service) {
+        if self.cluster.services.get(&service.id).is_some_and(|old| **old == service) {
+            return;
+        }
+        self.forget_service(&service.id);
+        self.note_service(&service);
+        self.cluster.services.insert(service);
+    }
+
+    pub fn remove_service(&mut self, name: &ObjectName) {
+        self.forget_service(name);
+    }
+
+    fn forget_service(&mut self, name: &ObjectName) {
+        if let Some(old) = self.cluster.services.remove(name) {
+            self.note_service(&old);
+        }
+    }
+
+    /// Those that claim what it claims get its frontends when it goes, and may lose theirs when it comes.
+    fn note_service(&mut self, service: &Service) {
+        self.changes.note_service(service.id.clone());
+        for rival in self.cluster.services.rivals(service) {
+            self.changes.note_service(rival);
+        }
+    }
+
+    pub fn insert_slice(&mut self, slice: EndpointSlice) {
+        if self.cluster.services.slice(&slice.id).is_some_and(|old| **old == slice) {
+            return;
+        }
+        self.note_slice(&slice);
+        let slice = self.intern.slice(slice);
+        if let Some(old) = self.cluster.services.insert_slice(slice) {
+            self.note_slice(&old);
+        }
+    }
+
+    pub fn remove_slice(&mut self, name: &ObjectName) {
+        if let Some(old) = self.cluster.services.remove_slice(name) {
+            self.note_slice(&old);
+        }
+    }
+
+    fn note_slice(&mut self, slice: &EndpointSlice) {
+        if let Some(service) = slice.service_name() {
+            self.changes.note_service(service);
         }
     }
 }
@@ -182,5 +246,25 @@ mod tests {
         assert_eq!(tracked.take_changes(), Changes::everything());
         tracked.insert_pod(pod(MOST_NAMED + 1));
         assert_eq!(tracked.take_changes().pods.len(), 1);
+    }
+
+    #[test]
+    fn too_many_services_are_everything_too() {
+        let slice = |n: usize| EndpointSlice {
+            id: ObjectName::new("ns", n.to_string()),
+            service: Some(n.to_string()),
+            v4: true,
+            ports: [].into(),
+            endpoints: [].into(),
+        };
+        let mut tracked = Tracked::default();
+        for n in 0..MOST_NAMED {
+            tracked.insert_slice(slice(n));
+        }
+        // What is named already is no more than there was.
+        tracked.remove_slice(&ObjectName::new("ns", "0"));
+        assert_eq!(tracked.changes().services.len(), MOST_NAMED);
+        tracked.insert_slice(slice(MOST_NAMED));
+        assert_eq!(tracked.take_changes(), Changes::everything());
     }
 }

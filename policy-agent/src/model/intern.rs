@@ -1,10 +1,11 @@
-//! One copy of what many pods have in common: the replicas of a workload have the same labels and ports, and the pods
-//! of a node its name.
+//! One copy of what many objects have in common: the replicas of a workload have the same labels and ports, the pods and
+//! endpoints of a node its name, and the endpoints of a zone its hints.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use super::services::{Endpoint, EndpointPort, EndpointSlice, Hints};
 use super::{ContainerPort, Labels, Pod};
 
 #[derive(Clone, Debug, Default)]
@@ -12,6 +13,8 @@ pub struct Intern {
     labels: Shared<Labels>,
     ports: Shared<[ContainerPort]>,
     names: Shared<str>,
+    slice_ports: Shared<[EndpointPort]>,
+    hints: Shared<Hints>,
 }
 
 impl Intern {
@@ -23,6 +26,16 @@ impl Intern {
             node: pod.node.map(|name| self.names.share(name)),
             ..pod
         }
+    }
+
+    /// The same slice, with what others have too shared.
+    pub fn slice(&mut self, slice: EndpointSlice) -> EndpointSlice {
+        let endpoints = slice.endpoints.iter().map(|endpoint| Endpoint {
+            node: endpoint.node.clone().map(|name| self.names.share(name)),
+            hints: endpoint.hints.clone().map(|hints| self.hints.share(hints)),
+            ..*endpoint
+        });
+        EndpointSlice { endpoints: endpoints.collect(), ports: self.slice_ports.share(slice.ports), ..slice }
     }
 }
 

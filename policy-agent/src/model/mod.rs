@@ -3,10 +3,12 @@
 mod address_map;
 mod changes;
 mod intern;
+mod node;
 mod pod;
 mod pods;
 mod policy;
 mod selector;
+pub mod services;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,10 +17,12 @@ use std::net::IpAddr;
 pub use address_map::AddressMap;
 pub use changes::{Changes, Tracked};
 pub use intern::Intern;
+pub use node::Node;
 pub use pod::{ContainerPort, Pod};
 pub use pods::{Owner, Pods};
 pub use policy::{Block, NamespaceMatch, Peer, Policy, PortMatch, Rule};
 pub use selector::{Requirement, Selector, Values};
+pub use services::{EndpointSlice, Service, Services};
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -82,9 +86,10 @@ impl Protocol {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     pub namespaces: BTreeMap<String, Labels>,
-    /// Addresses of the nodes.
-    pub nodes: BTreeMap<String, Vec<IpAddr>>,
+    pub nodes: BTreeMap<String, Node>,
     pub pods: Pods,
+    /// With their EndpointSlices.
+    pub services: Services,
     pub policies: BTreeMap<ObjectName, Policy>,
     /// Pods that could not be read, with the addresses by which their interfaces are found: closed, and no peers.
     pub broken_pods: BTreeMap<ObjectName, Vec<IpAddr>>,

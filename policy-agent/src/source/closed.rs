@@ -19,7 +19,8 @@ pub(super) fn stand_in(kind: Kind, id: &ObjectName, value: &Value, state: State)
     match kind {
         Kind::NetworkPolicy => StandIn::Policy(policy(id.clone(), value, state)),
         Kind::Pod => StandIn::Pod(pod_addresses(value)),
-        Kind::Namespace | Kind::Node => StandIn::Nothing,
+        // A Service that is not there has no frontends, and a slice no endpoints.
+        Kind::Namespace | Kind::Node | Kind::Service | Kind::EndpointSlice => StandIn::Nothing,
     }
 }
 

@@ -26,10 +26,16 @@ pub(super) fn interpret(kind: Kind, value: &Value) -> Result<Object, Vec<Fault>>
         }
         Kind::Pod => read(value, Unknown::Ignore, |pod: slim::Object<_>| convert::pod(&pod).map(Object::Pod)),
         Kind::Node => read(value, Unknown::Ignore, |node: slim::Object<_>| {
-            convert::node(&node).map(|(_, addresses)| Object::Node(addresses))
+            convert::node(&node).map(|(_, node)| Object::Node(node))
         }),
         Kind::Namespace => read(value, Unknown::Ignore, |namespace: slim::Object<_>| {
             convert::namespace(&namespace).map(|(_, labels)| Object::Namespace(labels))
+        }),
+        Kind::Service => read(value, Unknown::Ignore, |service: slim::Object<_>| {
+            convert::service(&service).map(Object::Service)
+        }),
+        Kind::EndpointSlice => read(value, Unknown::Ignore, |slice: slim::Object<_>| {
+            convert::endpoint_slice(&slice).map(Object::EndpointSlice)
         }),
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::fault::Problem;
-use crate::model::{Labels, ObjectName, Pod, Policy};
+use crate::model::{EndpointSlice, Labels, Node, ObjectName, Pod, Policy, Service};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -12,10 +12,13 @@ pub enum Kind {
     Node,
     Pod,
     NetworkPolicy,
+    Service,
+    EndpointSlice,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Namespace, Self::Node, Self::Pod, Self::NetworkPolicy];
+    pub const ALL: [Self; 6] =
+        [Self::Namespace, Self::Node, Self::Pod, Self::NetworkPolicy, Self::Service, Self::EndpointSlice];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -23,18 +26,26 @@ impl Kind {
             Self::Node => "Node",
             Self::Pod => "Pod",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         }
     }
 
     pub(super) const fn api_version(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::Namespace | Self::Node | Self::Pod => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
         }
     }
 
+    /// Its API group; empty for the core.
+    pub(super) fn group(self) -> &'static str {
+        self.api_version().split_once('/').map_or("", |(group, _)| group)
+    }
+
     pub(super) const fn is_namespaced(self) -> bool {
-        matches!(self, Self::Pod | Self::NetworkPolicy)
+        !matches!(self, Self::Namespace | Self::Node)
     }
 }
 
@@ -69,9 +80,11 @@ impl fmt::Display for ObjectKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     Namespace(Labels),
-    Node(Vec<IpAddr>),
+    Node(Node),
     Pod(Pod),
     Policy(Policy),
+    Service(Service),
+    EndpointSlice(EndpointSlice),
 }
 
 /// What stands for a broken object that has no last good version.

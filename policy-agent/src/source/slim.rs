@@ -15,6 +15,12 @@ use serde_json::Value;
 
 use crate::model::Labels;
 
+mod services;
+
+pub(super) use services::{
+    Endpoint, EndpointPort, EndpointSlice, Named, Service, ServicePort, ServiceSpec, ServiceStatus,
+};
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Namespace {

@@ -60,8 +60,12 @@ impl Objects {
         match classify(version, kind) {
             Class::Ours(kind) => self.object(kind, item, interpret(kind, item.value), true),
             Class::WrongVersion(kind) => {
-                // It would not be enforced, and its author thinks that it is.
-                let message = format!("must be {}: this {} is not enforced", kind.api_version(), kind.name());
+                // It would have no effect, and its author thinks that it has.
+                let effect = match kind {
+                    Kind::Service | Kind::EndpointSlice => "read",
+                    Kind::Namespace | Kind::Node | Kind::Pod | Kind::NetworkPolicy => "enforced",
+                };
+                let message = format!("must be {}: this {} is not {effect}", kind.api_version(), kind.name());
                 let faults = vec![fault("apiVersion", &version.into(), message)];
                 // Another project's NetworkPolicy selects in another way: there is nothing to close by.
                 let same = matches!(version.split('/').next(), Some("networking.k8s.io" | "extensions"));
@@ -195,8 +199,10 @@ fn classify(version: &str, kind: &str) -> Class {
     let group = version.split_once('/').map_or("", |(group, _)| group);
     match Kind::ALL.into_iter().find(|k| k.name() == kind) {
         Some(ours) if version == ours.api_version() => Class::Ours(ours),
-        // Other groups have their own Pods and Nodes, which are other things.
-        Some(ours) if group.is_empty() || ours == Kind::NetworkPolicy => Class::WrongVersion(ours),
+        // Other groups have their own Pods, Nodes and Services, which are other things.
+        Some(ours) if group.is_empty() || group == ours.group() || ours == Kind::NetworkPolicy => {
+            Class::WrongVersion(ours)
+        }
         Some(_) => Class::Other,
         None if group != "networking.k8s.io" => Class::Other,
         None if NETWORKING.contains(&kind.strip_suffix("List").unwrap_or(kind)) => Class::Other,

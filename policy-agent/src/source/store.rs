@@ -170,7 +170,7 @@ fn duplicates(key: &ObjectKey, found: Vec<Found>, before: Option<Standing>) -> S
     match key.kind {
         Kind::NetworkPolicy => Standing::Closed(closed_over(found)),
         Kind::Pod => Standing::BrokenPod(found.iter().flat_map(pod_addresses).collect()),
-        Kind::Namespace | Kind::Node => Standing::Nothing,
+        Kind::Namespace | Kind::Node | Kind::Service | Kind::EndpointSlice => Standing::Nothing,
     }
 }
 
@@ -209,14 +209,20 @@ fn assemble(entries: &Entries) -> Cluster {
             Standing::Good(Object::Namespace(labels)) => {
                 cluster.namespaces.insert(key.id.name.clone(), labels.clone());
             }
-            Standing::Good(Object::Node(addresses)) => {
-                cluster.nodes.insert(key.id.name.clone(), addresses.clone());
+            Standing::Good(Object::Node(node)) => {
+                cluster.nodes.insert(key.id.name.clone(), node.clone());
             }
             Standing::Good(Object::Pod(pod)) => {
                 cluster.pods.insert(pod.clone());
             }
             Standing::Good(Object::Policy(policy)) => {
                 cluster.policies.insert(policy.id.clone(), policy.clone());
+            }
+            Standing::Good(Object::Service(service)) => {
+                cluster.services.insert(service.clone());
+            }
+            Standing::Good(Object::EndpointSlice(slice)) => {
+                cluster.services.insert_slice(slice.clone());
             }
             Standing::Closed(policies) => {
                 cluster.policies.extend(policies.iter().map(|p| (p.id.clone(), p.clone())));

@@ -41,6 +41,14 @@ fn quick(kind: Kind, json: &str) -> Option<(Object, Departure)> {
             let namespace: slim::Object<slim::Namespace> = serde_json::from_str(json).ok()?;
             (Object::Namespace(convert::namespace(&namespace).ok()?.1), namespace.into_inner().metadata)
         }
+        Kind::Service => {
+            let service: slim::Object<slim::Service> = serde_json::from_str(json).ok()?;
+            (Object::Service(convert::service(&service).ok()?), service.into_inner().metadata)
+        }
+        Kind::EndpointSlice => {
+            let slice: slim::Object<slim::EndpointSlice> = serde_json::from_str(json).ok()?;
+            (Object::EndpointSlice(convert::endpoint_slice(&slice).ok()?), slice.into_inner().metadata)
+        }
         // Which of its fields nobody knows is only seen on the whole value.
         Kind::NetworkPolicy => return None,
     };

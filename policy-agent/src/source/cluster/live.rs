@@ -167,8 +167,10 @@ impl LiveStore {
     fn write(&mut self, id: &ObjectName, object: Object) {
         match object {
             Object::Namespace(labels) => self.tracked.insert_namespace(id.name.clone(), labels),
-            Object::Node(addresses) => self.tracked.insert_node(id.name.clone(), addresses),
+            Object::Node(node) => self.tracked.insert_node(id.name.clone(), node),
             Object::Policy(policy) => self.tracked.insert_policy(policy),
+            Object::Service(service) => self.tracked.insert_service(service),
+            Object::EndpointSlice(slice) => self.tracked.insert_slice(slice),
             Object::Pod(pod) => {
                 self.broken_pods.remove(id);
                 self.tracked.insert_pod(pod);
@@ -235,6 +237,8 @@ impl LiveStore {
             Kind::Namespace => self.tracked.remove_namespace(&key.id.name),
             Kind::Node => self.tracked.remove_node(&key.id.name),
             Kind::NetworkPolicy => self.tracked.remove_policy(&key.id),
+            Kind::Service => self.tracked.remove_service(&key.id),
+            Kind::EndpointSlice => self.tracked.remove_slice(&key.id),
             Kind::Pod => {
                 self.broken_pods.remove(&key.id);
                 self.tracked.remove_pod(&key.id);

@@ -1,4 +1,4 @@
-//! The cluster as a source: what its API server says of namespaces, nodes, pods and policies.
+//! The cluster as a source: what its API server says of namespaces, nodes, pods, policies and Services.
 //!
 //! A thread of its own lists and watches (`watch` over `wire`), reads each object into the model (`decode`), and hands
 //! events on; the store that they are applied to is plain data and knows no server (`live`).

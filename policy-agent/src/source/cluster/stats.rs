@@ -86,12 +86,14 @@ impl Relist {
 
 impl WatchStats {
     pub const fn kind(&self, kind: Kind) -> &KindStats {
-        let [namespaces, nodes, pods, policies] = &self.kinds;
+        let [namespaces, nodes, pods, policies, services, slices] = &self.kinds;
         match kind {
             Kind::Namespace => namespaces,
             Kind::Node => nodes,
             Kind::Pod => pods,
             Kind::NetworkPolicy => policies,
+            Kind::Service => services,
+            Kind::EndpointSlice => slices,
         }
     }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use kube::api::{ListParams, WatchParams};
 use kube::client::Body;
 use kube::core::{Request, Status};
@@ -29,6 +29,8 @@ fn path(kind: Kind) -> String {
         Kind::Node => core::Node::url_path(&(), None),
         Kind::Pod => core::Pod::url_path(&(), None),
         Kind::NetworkPolicy => networking::NetworkPolicy::url_path(&(), None),
+        Kind::Service => core::Service::url_path(&(), None),
+        Kind::EndpointSlice => discovery::EndpointSlice::url_path(&(), None),
     }
 }
 
@@ -39,6 +41,8 @@ pub(super) const fn resource(kind: Kind) -> (&'static str, &'static str) {
         Kind::Node => ("", "nodes"),
         Kind::Pod => ("", "pods"),
         Kind::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
+        Kind::Service => ("", "services"),
+        Kind::EndpointSlice => ("discovery.k8s.io", "endpointslices"),
     }
 }
 

@@ -7,18 +7,23 @@ mod names;
 mod pod;
 mod policy;
 mod selector;
+mod service;
+mod service_ports;
+mod slice;
 
 use std::net::IpAddr;
 
 use super::fault::{Fault, Faults, Field};
 use super::slim;
-use crate::model::{Labels, ObjectName};
+use crate::model::{Labels, Node, ObjectName};
 
 pub use cidr::parse_cidr;
 pub use names::{is_dns_label, is_dns_subdomain};
 pub(super) use pod::pod;
 pub use policy::policy;
 pub use selector::selector;
+pub(super) use service::service;
+pub(super) use slice::endpoint_slice;
 
 /// Where an object is that names no namespace.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -33,10 +38,14 @@ pub(super) fn namespace(typed: &slim::Namespace) -> Result<(String, Labels), Vec
     faults.result((name, labels))
 }
 
-/// A node's name and addresses.
-pub(super) fn node(typed: &slim::Node) -> Result<(String, Vec<IpAddr>), Vec<Fault>> {
+/// The label that says where a node is, as topology hints name it.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// A node, and its name.
+pub(super) fn node(typed: &slim::Node) -> Result<(String, Node), Vec<Fault>> {
     let mut faults = Faults::default();
-    let name = typed.metadata.as_deref().and_then(|m| m.name.as_deref());
+    let metadata = typed.metadata.as_deref();
+    let name = metadata.and_then(|m| m.name.as_deref());
     let name = required_name(name, names::dns_subdomain, &Field::Root.key("metadata"), &mut faults);
     let status = Field::Root.key("status");
     let at = status.key("addresses");
@@ -52,7 +61,9 @@ pub(super) fn node(typed: &slim::Node) -> Result<(String, Vec<IpAddr>), Vec<Faul
             None => faults.add(&at.index(place).key("address"), text, NOT_AN_ADDRESS),
         }
     }
-    faults.result((name, addresses))
+    let zone = metadata.and_then(|m| m.labels.as_ref()).and_then(|labels| labels.get(ZONE_LABEL));
+    let zone = zone.filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into());
+    faults.result((name, Node { addresses, zone }))
 }
 
 const NOT_AN_ADDRESS: &str = "must be an IP address";
@@ -60,6 +71,17 @@ const NOT_AN_ADDRESS: &str = "must be an IP address";
 /// An IPv4 address written as IPv6 is an IPv4 address, as for the API server.
 fn parse_address(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+/// What is only valid on one machine or link is no Service's: the API server lets nobody reach the node's own by it.
+fn check_proxied(address: IpAddr, at: &Field<'_>, faults: &mut Faults) {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || (v4.is_multicast() && v4.octets().starts_with(&[224, 0, 0])),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments().first() == Some(&0xff02),
+    };
+    if address.is_unspecified() || address.is_loopback() || link_local {
+        faults.add(at, &address, "must not be unspecified, loopback or link-local");
+    }
 }
 
 type Check = fn(&str) -> Result<(), &'static str>;

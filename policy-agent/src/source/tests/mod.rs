@@ -6,6 +6,7 @@ mod folder;
 mod fuzz;
 mod messages;
 mod objects;
+mod services;
 mod store;
 mod watch;
 

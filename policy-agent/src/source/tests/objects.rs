@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::model::{
-    Block, ContainerPort, NamespaceMatch, Peer, PortMatch, Protocol, Requirement, Rule, Selector,
+    Block, ContainerPort, NamespaceMatch, Node, Peer, PortMatch, Protocol, Requirement, Rule, Selector,
 };
 
 fn spec(text: &str) -> Policy {
@@ -230,7 +230,7 @@ fn pods_that_are_no_endpoints() {
 fn nodes_and_namespaces() {
     let cluster = cluster(
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: dev, labels: {team: a}, finalizers: 5}\n---\n\
-         apiVersion: v1\nkind: Node\nmetadata: {name: n.1}\n\
+         apiVersion: v1\nkind: Node\nmetadata: {name: n.1, labels: {topology.kubernetes.io/zone: east-1, os: linux}}\n\
          status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, address: n}, {type: ExternalIP, address: '2001:db8::1'}]}\n",
     );
     assert_eq!(
@@ -238,7 +238,8 @@ fn nodes_and_namespaces() {
         BTreeMap::from([("dev".into(), BTreeMap::from([("team".into(), "a".into())]))])
     );
     let addresses = vec!["192.0.2.1".parse().expect("ip"), "2001:db8::1".parse().expect("ip")];
-    assert_eq!(cluster.nodes, BTreeMap::from([("n.1".into(), addresses)]));
+    let node = Node { addresses, zone: Some("east-1".into()) };
+    assert_eq!(cluster.nodes, BTreeMap::from([("n.1".into(), node)]));
 }
 
 #[test]
@@ -271,8 +272,8 @@ fn lists() {
 
 #[test]
 fn other_kinds_are_no_matter() {
-    let text = "{apiVersion: v1, kind: Service, metadata: {name: s}}\n---\n{apiVersion: apps/v1, kind: Deployment, spec: 5}\n---\n\
+    let text = "{apiVersion: v1, kind: Secret, metadata: {name: s}}\n---\n{apiVersion: apps/v1, kind: Deployment, spec: 5}\n---\n\
                 {apiVersion: networking.k8s.io/v1, kind: IngressList}\n---\n{apiVersion: metrics.k8s.io/v1beta1, kind: NodeMetrics}\n---\n\
-                {apiVersion: other.io/v1, kind: Node}\n---\nnull\n---\n# nothing\n";
+                {apiVersion: other.io/v1, kind: Node}\n---\n{apiVersion: serving.knative.dev/v1, kind: Service}\n---\nnull\n---\n# nothing\n";
     assert_eq!(cluster(text), Cluster::default());
 }

@@ -10,7 +10,8 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: sluice}
 rules:
-- {apiGroups: [''], resources: [namespaces, nodes, pods], verbs: [list, watch]}
+- {apiGroups: [''], resources: [namespaces, nodes, pods, services], verbs: [list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list, watch]}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
 ";
@@ -29,6 +30,8 @@ async fn list_and_watch_are_all_that_is_used() {
             "watch namespaces (core)",
             "watch nodes (core)",
             "watch pods (core)",
+            "watch services (core)",
+            "watch endpointslices (discovery.k8s.io)",
             "watch networkpolicies (networking.k8s.io)",
         ]
     );

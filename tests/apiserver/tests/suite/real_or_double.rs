@@ -59,7 +59,7 @@ async fn a_story() {
     let first = state.pods.get(&id("p1")).expect("the pod");
     assert_eq!(first.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().expect("an address")]);
     assert_eq!((first.node.as_deref(), first.ports[0].port), (Some("n1"), 8080));
-    assert_eq!(state.nodes.get("n1").map(Vec::len), Some(1));
+    assert_eq!(state.nodes.get("n1").map(|node| node.addresses.len()), Some(1));
     assert_eq!(
         state.namespaces.get("dev").and_then(|labels| labels.get("team")).map(String::as_str),
         Some("a")

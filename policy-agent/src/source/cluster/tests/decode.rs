@@ -61,7 +61,7 @@ fn a_full_namespace_and_node() {
         "status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"},{"type":"Hostname","address":"n"}],
         "capacity":{"cpu":"4"},"images":[{"names":["a"],"sizeBytes":1}]}}"#;
     let seen = sighting(Kind::Node, node).expect("a node");
-    assert_eq!(seen.content, Ok(Object::Node(vec![address("192.0.2.1")])));
+    assert_eq!(seen.content, Ok(Object::Node(vec![address("192.0.2.1")].into())));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod decode;
 mod random;
+mod services;
 mod store;
 
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use crate::model::{ObjectName, Pod, Policy, Selector};
 use crate::source::{Kind, Object, ObjectKey, Problem, StandIn};
 
 fn key(kind: Kind, name: &str) -> ObjectKey {
-    let namespace = if matches!(kind, Kind::Pod | Kind::NetworkPolicy) { "dev" } else { "" };
+    let namespace = if matches!(kind, Kind::Namespace | Kind::Node) { "" } else { "dev" };
     ObjectKey { kind, id: ObjectName::new(namespace, name) }
 }
 

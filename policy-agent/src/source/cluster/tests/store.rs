@@ -157,7 +157,7 @@ fn namespaces_and_nodes() {
     let labels = || Object::Namespace([("team".to_owned(), "a".to_owned())].into());
     let mut store = store([
         apply(key(Kind::Namespace, "dev"), "1", 1, Ok(labels())),
-        apply(key(Kind::Node, "n1"), "2", 2, Ok(Object::Node(vec![address("192.0.2.1")]))),
+        apply(key(Kind::Node, "n1"), "2", 2, Ok(Object::Node(vec![address("192.0.2.1")].into()))),
         apply(key(Kind::Namespace, "dev"), "1", 3, Err(StandIn::Nothing)),
         apply(key(Kind::Node, "n2"), "3", 4, Err(StandIn::Nothing)),
     ]);
