@@ -102,7 +102,7 @@ fn all_that_is_taken_off_at_once_is_back_within_a_second() -> Result<()> {
     let interfaces: Vec<String> = scene.lab.world.pods().map(|pod| pod.host_interface.clone()).collect();
     in_time(|| {
         for interface in &interfaces {
-            scene.shell(&format!("tc qdisc del dev {interface} clsact"))?;
+            scene.tc(&format!("qdisc del dev {interface} clsact"))?;
         }
         let taken = Instant::now();
         eventually(PATIENCE, || {

@@ -1,6 +1,7 @@
 //! A node with an agent, two pods and a policy; and what hangs on the first pod's interface.
 
 use std::fmt;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -111,7 +112,17 @@ impl Scene {
     }
 
     pub(crate) fn tc(&self, line: &str) -> Result<String> {
-        self.shell(&format!("tc {}", line.replace("DEV", &self.interface)))
+        let line = format!("tc {}", line.replace("DEV", &self.interface));
+        // The kernel takes no qdisc away whose filters somebody is just reading, as an agent does that looks after its own
+        // (net/sched/sch_api.c, EBUSY): whoever wants it gone tries again.
+        let is_busy = |error: &anyhow::Error| error.to_string().contains("ongoing filter requests");
+        for _ in 0..50 {
+            match self.shell(&line) {
+                Err(error) if is_busy(&error) => thread::sleep(Duration::from_millis(20)),
+                answer => return answer,
+            }
+        }
+        self.shell(&line)
     }
 
     /// What is once on each side, in this mode.

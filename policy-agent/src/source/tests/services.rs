@@ -337,7 +337,7 @@ fn what_no_api_server_stores_of_a_slice() {
             ],
         ),
         (
-            "addressType: IPv4, endpoints: [{addresses: [10.0.0.1], nodeName: N, hints: {forZones: [{}, {name: -}], forNodes: [{name: N}]}}]".to_owned(),
+            "addressType: IPv4, endpoints: [{addresses: [10.0.0.1], nodeName: N, hints: {forZones: [{}, {name: '-'}], forNodes: [{name: N}]}}]".to_owned(),
             &[
                 "endpoints[0].nodeName: \"N\": must be at most 253 characters of a-z, 0-9, '-' and '.', each part beginning and ending with a letter or digit",
                 "endpoints[0].hints.forZones[0].name: is required",
