@@ -318,6 +318,15 @@ pub fn policy(name: &str, spec: &str) -> String {
     )
 }
 
+/// What is wrong by an agent's log. Other tests make and remove network namespaces meanwhile: what is half there cannot be
+/// opened, and is no matter of the world with this id.
+#[must_use]
+pub fn complaints(world: &str, log: &str) -> Vec<String> {
+    let of_others = |line: &str| line.contains("/var/run/netns/") && !line.contains(world);
+    let wrong = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    wrong.filter(|line| !of_others(line)).map(str::to_owned).collect()
+}
+
 /// Waits for something to come true, and says what was last seen where it doesn't.
 pub fn eventually(timeout: Duration, mut look: impl FnMut() -> Result<Option<String>>) -> Result<()> {
     let timeout = patience(timeout);

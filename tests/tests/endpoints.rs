@@ -33,10 +33,12 @@ fn inherit(lab: &mut Lab, name: &str, old: &str, new: PodSpec) -> Result<Pod> {
     let (node_net, made) = (lab.world.node("node1")?, &heir.host_interface);
     let ([gateway4, gateway6], (cidr4, cidr6)) = (node_net.pod_gateways(), node_net.cidrs());
     shell(&node, &format!("ip link del {made}"))?;
-    shell(
-        &node,
-        &format!("ip link add {name} index {index} type veth peer name eth0 netns {}", heir.ns.name()),
-    )?;
+    let add = format!("ip link add {name} index {index} type veth peer name eth0 netns {}", heir.ns.name());
+    // The kernel takes a namespace's interfaces away some time after the namespace.
+    eventually(FOLLOW_TIMEOUT, || match shell(&node, &add) {
+        Err(error) if error.to_string().contains("File exists") => Ok(Some(format!("{error:#}"))),
+        answer => answer.map(|_| None),
+    })?;
     shell(&node, &format!("ip link set {name} master cni0 up"))?;
     shell(&heir.ns, "ip link set eth0 up")?;
     for (address, length, gateway) in [

@@ -14,7 +14,7 @@ use policy_agent::cni::Unready;
 use policy_agent::cni::protocol::{Attachment, CniRequest, PodName};
 use serde_json::Value;
 use sluice_netns::{NodeSpec, PodSpec, Process, World, WorldBuilder};
-use sluice_tests::agent_world::{Lab, endpoint, eventually, policy, policy_file};
+use sluice_tests::agent_world::{Lab, complaints, endpoint, eventually, policy, policy_file};
 use sluice_tests::deploy;
 use tempfile::TempDir;
 
@@ -193,13 +193,7 @@ fn story(user: u32, attach: &'static str) -> Result<()> {
     assert!(reply.contains("\"enforced\""), "{reply}");
     agent.lab.expect("dev/client dev/late tcp/81 opens\ndev/client dev/late tcp/80 hangs");
     assert_eq!(agent.status()?["errors"], serde_json::json!([]));
-    let wrong = |line: &&str| {
-        // Other tests make and remove network namespaces meanwhile: what is half there cannot be opened.
-        let of_others = line.contains("/var/run/netns/") && !line.contains(agent.lab.world.id());
-        (line.contains("WARN") || line.contains("ERROR")) && !of_others
-    };
-    let log = agent.log();
-    assert_eq!(log.lines().find(wrong), None, "{log}");
+    assert_eq!(complaints(agent.lab.world.id(), &agent.log()), Vec::<String>::new(), "{}", agent.log());
     // In order, this time.
     assert!(agent.process()?.stop(PATIENCE)?);
     agent.lab.expect_probes("dev/client dev/late tcp/80 hangs");

@@ -15,6 +15,14 @@ pub(crate) const WITHIN: Duration = Duration::from_secs(1);
 /// Where it is not about time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const METRICS: &str = "127.0.0.1:9878";
+/// How long somebody may be reading filters.
+pub(crate) const BUSY: Duration = Duration::from_millis(20);
+
+/// The kernel takes no qdisc away whose filters somebody is just reading, as an agent does that looks after its own
+/// (net/sched/sch_api.c, EBUSY): whoever wants it gone tries again.
+pub(crate) fn is_busy(words: &str) -> bool {
+    words.contains("ongoing filter requests")
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -113,16 +121,12 @@ impl Scene {
 
     pub(crate) fn tc(&self, line: &str) -> Result<String> {
         let line = format!("tc {}", line.replace("DEV", &self.interface));
-        // The kernel takes no qdisc away whose filters somebody is just reading, as an agent does that looks after its own
-        // (net/sched/sch_api.c, EBUSY): whoever wants it gone tries again.
-        let is_busy = |error: &anyhow::Error| error.to_string().contains("ongoing filter requests");
-        for _ in 0..50 {
+        loop {
             match self.shell(&line) {
-                Err(error) if is_busy(&error) => thread::sleep(Duration::from_millis(20)),
+                Err(error) if is_busy(&error.to_string()) => thread::sleep(BUSY),
                 answer => return answer,
             }
         }
-        self.shell(&line)
     }
 
     /// What is once on each side, in this mode.

@@ -1,11 +1,13 @@
 //! What somebody may do to the programs on dev/web's interface.
 
+use std::thread;
+
 use anyhow::Result;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 
 use super::foreign::Foreign;
-use super::scene::{Mode, Scene};
+use super::scene::{BUSY, Mode, Scene, is_busy};
 
 /// As docs/architecture.md has them; a change strands the filters of the agents before.
 const OUR_PLACE: &str = "protocol all pref 20942";
@@ -87,5 +89,9 @@ impl Taking {
 /// In one process, as fast as it goes. The agent may be faster: then the second step fails, and the first was enough.
 fn two_steps(scene: &Scene, first: &str, second: &str) -> Result<()> {
     let batch = format!("{first}\n{second}").replace("DEV", &scene.interface);
-    scene.shell(&format!("tc -force -batch - <<'END' || true\n{batch}\nEND")).map(drop)
+    let line = format!("tc -force -batch - 2>&1 <<'END' || true\n{batch}\nEND");
+    while is_busy(&scene.shell(&line)?) {
+        thread::sleep(BUSY);
+    }
+    Ok(())
 }
