@@ -74,6 +74,13 @@ impl Arrivals {
         Ok(())
     }
 
+    /// The numbers of a flow's datagrams that others overtook and that did not come themselves.
+    pub(super) fn missing(&self, flow: u32) -> Vec<u64> {
+        let missing =
+            |flows: &BTreeMap<u32, Arrived>| flows.get(&flow).map(|a| a.missing.iter().copied().collect());
+        self.0.lock().ok().and_then(|flows| missing(&flows)).unwrap_or_default()
+    }
+
     pub fn of(&self, flow: u32) -> u64 {
         self.0.lock().map(|flows| flows.get(&flow).map_or(0, Arrived::count)).unwrap_or_default()
     }

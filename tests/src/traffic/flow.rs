@@ -134,6 +134,10 @@ impl Flows {
             let outcome = (|| -> Result<()> {
                 for (flow, thread) in (0..).zip(told) {
                     let (sent, back) = join(thread)?;
+                    let missing = answered.missing(flow);
+                    if !missing.is_empty() {
+                        println!("flow {flow}: of {sent} datagrams these did not arrive: {missing:?}");
+                    }
                     traffic.datagrams.push((sent, answered.of(flow), back));
                 }
                 traffic.conversations = talks.into_iter().map(join).collect::<Result<_>>()?;

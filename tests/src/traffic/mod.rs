@@ -18,7 +18,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use sluice_netns::{NodeSpec, PodSpec, World, WorldBuilder};
 
+use policy_common::{Direction, DropReason};
+
 use crate::agent_world::Lab;
+use crate::packets;
 use counters::Counters;
 use flow::{Denied, Flows};
 use streams::{Count, Pair};
@@ -140,10 +143,26 @@ pub fn under_traffic(
     traffic.lasted = began.elapsed();
     traffic.switched = switch.judge()?;
     // Printed before it is judged: whoever looks at a failure wants to see it.
+    print_drops(lab);
     traffic.compare(lab, &allowed, &silent)?;
     println!("{}", traffic.summary());
     traffic.judge()?;
     Ok(traffic)
+}
+
+/// What each node's programs have dropped, and why.
+fn print_drops(lab: &Lab) {
+    for node in lab.world.nodes() {
+        // Another layout's agent has them elsewhere.
+        let Ok(counters) = packets::counters::Counters::of(node) else { continue };
+        let directions = [Direction::Egress, Direction::Ingress];
+        for (reason, direction) in DropReason::ALL.into_iter().flat_map(|r| directions.map(|d| (r, d))) {
+            let count = counters.dropped(reason, direction).unwrap_or_default();
+            if count > 0 {
+                println!("{}: {count} dropped, {} {}", node.name(), direction.name(), reason.name());
+            }
+        }
+    }
 }
 
 impl Traffic {
