@@ -70,25 +70,22 @@ enum Allowed {
 }
 
 impl Adoption {
-    /// Every painted class becomes a port set. A class that no wanted set divides keeps its number, whatever its name.
+    /// Every painted class becomes a port set. Its name is that and all the wanted sets that contain all of its ports; what
+    /// others divide gets classes of its own, and this one keeps its number while ports are painted with it.
     fn read_ports(&mut self) -> Painted {
         let layout = &mut self.planner.layout;
         let painted: Painted = painted(&self.planner.shadow.ports)
             .into_iter()
             .map(|(class, ports)| (class, (layout.contents.port_set(&Arc::new(ports.clone())), ports)))
             .collect();
-        let mut names: BTreeMap<u32, HashSet<BTreeSet<PortSetNumber>>> = BTreeMap::new();
+        let mut names: BTreeMap<u32, BTreeSet<PortSetNumber>> = BTreeMap::new();
         for (interval, members) in self.planner.partition(|_| true) {
             let class = self.planner.shadow.port(interval.protocol, interval.first);
-            names.entry(class).or_default().insert(members);
+            names.entry(class).and_modify(|name| name.retain(|set| members.contains(set))).or_insert(members);
         }
         let layout = &mut self.planner.layout;
         for (class, (own, _)) in &painted {
-            let mut names = names.remove(class).unwrap_or_default().into_iter();
-            let name = match (names.next(), names.next()) {
-                (Some(only), None) => only,
-                _ => BTreeSet::from([*own]),
-            };
+            let name = names.remove(class).unwrap_or_else(|| BTreeSet::from([*own]));
             layout.port_classes.insert(name, *class);
         }
         let highest = painted.keys().next_back().copied().unwrap_or(0);
@@ -259,13 +256,23 @@ impl Adoption {
                     Allowed::Ports(union(sets))
                 }
             };
-            if rows.get(&word) != Some(&wanted) {
+            if rows.get(&word) != Some(&wanted) || !self.keeps_its_bits(word, &key) {
                 return None;
             }
             names.insert(word, key.clone());
             given.insert(key, word);
         }
         Some(names)
+    }
+
+    /// Whether a row would have the bits under this name that it has now. Two wanted sets may contain together what neither
+    /// contains: until such a class is divided and its ports are painted anew, its bit may not go.
+    fn keeps_its_bits(&self, first: u32, key: &RowKey) -> bool {
+        let bit =
+            |class: u32| self.planner.shadow.word(first + class / WORD_BITS) >> (class % WORD_BITS) & 1 == 1;
+        let named = |name: &BTreeSet<PortSetNumber>| key.port_sets.iter().any(|set| name.contains(set));
+        let classes = &self.planner.layout.port_classes;
+        key.everything || classes.iter().all(|(name, class)| bit(*class) == named(name))
     }
 
     /// A name for a row that nobody wants: which classes' ports it allows, and a number that no other name has.
