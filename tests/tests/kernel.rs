@@ -57,17 +57,17 @@ fn from_own_node(cluster: &Cluster, flow: &Flow) -> bool {
 
 #[test]
 fn kernel_engine_and_oracle_agree_on_what_pods_and_nodes_send() {
-    agree_where(|arrival| !is_received(arrival));
+    agree_where(|arrival| !is_received(arrival)).unwrap();
 }
 
 /// A test run names the interface from Linux 5.18 on; before, what pods receive is tried with real packets, by the suites
 /// `packets_*`.
 #[test]
 fn kernel_engine_and_oracle_agree_on_what_pods_receive() {
-    agree_where(is_received);
+    agree_where(is_received).unwrap();
 }
 
-fn agree_where(wanted: fn(&Arrival) -> bool) {
+fn agree_where(wanted: fn(&Arrival) -> bool) -> anyhow::Result<()> {
     sluice_tests::namespace::with_interfaces(16, |pool| {
         let pins = Bpffs::new("agree");
         let capacity = Capacity {
@@ -114,5 +114,4 @@ fn agree_where(wanted: fn(&Arrival) -> bool) {
         assert!(denied > checked / 10, "the flows tell nothing: {denied} of {checked} denied");
         Ok(())
     })
-    .unwrap();
 }

@@ -13,8 +13,8 @@ pub(super) const MOST_PROBLEMS: usize = 1000;
 /// The source and what was read of it.
 #[derive(Debug)]
 pub(super) enum Input {
-    Folder(Folder),
-    Cluster(Live),
+    Folder(Box<Folder>),
+    Cluster(Box<Live>),
 }
 
 #[derive(Debug)]
@@ -35,17 +35,17 @@ pub(super) struct Folder {
 
 impl Input {
     pub(super) fn folder(dir: PathBuf) -> Self {
-        Self::Folder(Folder {
+        Self::Folder(Box::new(Folder {
             dir,
             store: Store::default(),
             tracked: Tracked::default(),
             readable: false,
             read_once: false,
-        })
+        }))
     }
 
     pub(super) fn cluster_api(stats: Arc<WatchStats>) -> Self {
-        Self::Cluster(Live { store: LiveStore::default(), stats })
+        Self::Cluster(Box::new(Live { store: LiveStore::default(), stats }))
     }
 
     /// Takes what an API server told; returns what is wrong since then.

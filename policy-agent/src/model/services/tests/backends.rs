@@ -69,7 +69,8 @@ fn ready_endpoints_and_where_there_are_none_those_that_still_serve() {
 fn internal_traffic_that_stays_on_the_node() {
     use Readiness::{Draining, Ready};
     let local = Service { internal_local: true, external_ips: vec![ip("198.51.100.1")], ..service("web") };
-    let table: [(&[(&str, Readiness)], &[&str], &[&str]); 4] = [
+    type Case<'a> = (&'a [(&'a str, Readiness)], &'a [&'a str], &'a [&'a str]);
+    let table: [Case<'_>; 4] = [
         (&[(OURS, Ready), ("n2", Ready)], &["10.0.0.1:8080"], &["10.0.0.1:8080", "10.0.0.2:8080"]),
         // Nothing of ours: kube-proxy drops, although there are others.
         (&[("n2", Ready)], &[], &["10.0.0.1:8080"]),
@@ -82,7 +83,7 @@ fn internal_traffic_that_stays_on_the_node() {
         let all: Vec<Endpoint> = all
             .map(|(n, (node, readiness))| on(node, as_is(*readiness, endpoint(&format!("10.0.0.{n}")))))
             .collect();
-        let services = services(&[local.clone()], &[slice("s", &all)]);
+        let services = services(std::slice::from_ref(&local), &[slice("s", &all)]);
         assert_eq!(
             behind(&services, &vantage(), "10.96.0.1:80").expect("it is there"),
             internal,
