@@ -4,7 +4,12 @@ use policy_agent::explain::{Explainer, Outcome, PortSpec, Source, TransportProto
 use sluice_oracle::{Origin, Verdict, judge, random_cluster, random_flows};
 
 fn clusters() -> u64 {
-    if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 100 } else { 2000 }
+    let set = |name| std::env::var_os(name).is_some();
+    match (set("SLUICE_TEST_LONG"), set("SLUICE_TEST_QUICK")) {
+        (true, _) => 5000,
+        (false, true) => 100,
+        (false, false) => 600,
+    }
 }
 
 fn port(transport: TransportProtocol) -> PortSpec {

@@ -35,7 +35,7 @@ fn packets() -> u64 {
     match (set("SLUICE_TEST_LONG"), set("SLUICE_TEST_QUICK")) {
         (true, _) => 2_000_000,
         (false, true) => 20_000,
-        (false, false) => 200_000,
+        (false, false) => 100_000,
     }
 }
 

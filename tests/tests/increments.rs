@@ -19,7 +19,12 @@ use sluice_tests::updates::{Chain, Counts, POOL, Question, answers, at_both_ends
 const CLUSTERS: u64 = 5;
 
 fn chains() -> u64 {
-    if std::env::var_os("SLUICE_TEST_QUICK").is_some() { 10 } else { 40 }
+    let set = |name| std::env::var_os(name).is_some();
+    match (set("SLUICE_TEST_LONG"), set("SLUICE_TEST_QUICK")) {
+        (true, _) => 200,
+        (false, true) => 10,
+        (false, false) => 20,
+    }
 }
 
 /// One thing that differs between two clusters.

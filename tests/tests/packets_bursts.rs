@@ -20,6 +20,8 @@ const UDP_PORT: u16 = 5002;
 const MTU: u64 = 1430;
 const BYTES: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often an upload may be repeated for being slow or losing packets.
+const TRIES: usize = 4;
 
 /// The servers with the nodes that they are on.
 const SERVERS: [(&str, &str); 2] = [("shop/near", "node1"), ("shop/far", "node2")];
@@ -77,6 +79,27 @@ fn passed(ends: &[&Counters; 2]) -> Result<[Count; 2]> {
     ])
 }
 
+/// One upload as a bulk transfer: in super-packets, next to nothing sent again, not much slower than without policies.
+fn bulk(client: &Netns, at: &Netns, to: SocketAddr, ends: &[&Counters; 2], free: Duration) -> Result<()> {
+    let (before, sent) = (passed(ends)?, segments(client)?);
+    let took = upload(client, at, to)?;
+    let (after, sent_after) = (passed(ends)?, segments(client)?);
+    let (all, again) = (sent_after.0 - sent.0, sent_after.1 - sent.1);
+    for (after, before) in after.iter().zip(before) {
+        let Count { packets, bytes } = after.since(before);
+        eprintln!(
+            "{to}: {bytes} bytes in {packets} packets, {again} again, {took:?}, {free:?} without policies"
+        );
+        // Every byte was judged, and few of them in packets of their own.
+        ensure!(bytes > BYTES as u64, "{to}: only {bytes} bytes were judged");
+        ensure!(bytes / packets > 4 * MTU, "{to}: no super-packets: {bytes} bytes in {packets}");
+    }
+    ensure!(again * 100 <= all, "{to}: {again} of {all} segments were sent again");
+    // A lost super-packet costs a time-out of a fifth of a second at least, and TCP its speed.
+    ensure!(took < free * 4 + Duration::from_secs(1), "{to}: {took:?}, without policies {free:?}");
+    Ok(())
+}
+
 #[test]
 fn super_packets_of_tcp_pass_over_bridge_and_vxlan() -> Result<()> {
     let lab = Lab::start(three_pods("slburst"))?;
@@ -93,24 +116,17 @@ fn super_packets_of_tcp_pass_over_bridge_and_vxlan() -> Result<()> {
     for (server, node) in SERVERS {
         let ends = [&counters[0], &counters[usize::from(node == "node2")]];
         for to in lab.sockets(server, TCP_PORT)? {
-            let (before, sent) = (passed(&ends)?, segments(&client)?);
-            let took = upload(&client, &lab.ns(server)?, to)?;
-            let (after, sent_after) = (passed(&ends)?, segments(&client)?);
             let free = without.next().context("as many uploads without policies")?;
-            let again = sent_after.1 - sent.1;
-            for (after, before) in after.iter().zip(before) {
-                let Count { packets, bytes } = after.since(before);
-                eprintln!(
-                    "{server} {to}: {bytes} bytes in {packets} packets, {again} again, {took:?}, {free:?} without policies"
-                );
-                // Every byte was judged, and few of them in packets of their own.
-                ensure!(bytes > BYTES as u64, "{to}: only {bytes} bytes were judged");
-                ensure!(bytes / packets > 4 * MTU, "{to}: no super-packets: {bytes} bytes in {packets}");
+            // A machine that is busy elsewhere overruns a queue of the kernel's now and then. A program that loses
+            // super-packets loses them every time.
+            let once = || bulk(&client, &lab.ns(server)?, to, &ends, free);
+            let mut result = once();
+            for _ in 1..TRIES {
+                let Err(error) = &result else { break };
+                eprintln!("{to}, once more: {error:#}");
+                result = once();
             }
-            let all = sent_after.0 - sent.0;
-            ensure!(again * 100 <= all, "{to}: {again} of {all} segments were sent again");
-            // A lost super-packet costs a time-out of a fifth of a second at least, and TCP its speed.
-            ensure!(took < free * 4 + Duration::from_secs(1), "{to}: {took:?}, without policies {free:?}");
+            result?;
         }
     }
     Ok(())

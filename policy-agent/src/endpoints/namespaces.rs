@@ -106,6 +106,13 @@ impl<'a> Finder<'a> {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // `ip netns add` makes it without any permission: to an agent without CAP_DAC_OVERRIDE it opens only when the
+            // namespace is mounted on it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if self.suspects.note(path, Instant::now()) {
+                    self.problems.push(format!("opening {}: {error}", path.display()));
+                }
+            }
             Err(error) => self.problems.push(format!("opening {}: {error}", path.display())),
         }
     }

@@ -1,6 +1,6 @@
 //! A cluster of namespaces, from building it to removing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -19,6 +19,10 @@ use crate::spec::{ContainerPort, NodeSpec, OutsideSpec, PodSpec, WorldBuilder};
 use crate::sys;
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+/// Numbers of pods' addresses in their node's network, from this one to before the last.
+const FIRST_HOST: u16 = 2;
+const LAST_HOST: u16 = 255;
 
 /// A node: a namespace that forwards for its pods.
 #[derive(Clone, Debug)]
@@ -207,7 +211,7 @@ impl World {
         let bpffs = Path::new(leftovers::BPFFS).join(net.ns.name());
         netns::create(std::slice::from_ref(&net.ns))?;
         // Known before it is built: a failure half-way must find it to remove it.
-        self.nodes.push(Node { name: spec.name, net: net.clone(), bpffs, next_host: 2 });
+        self.nodes.push(Node { name: spec.name, net: net.clone(), bpffs, next_host: FIRST_HOST });
         if let Some(tunnel) = network::build_node(&net, &self.wire, self.plugins.is_some())? {
             self.tunnels.insert(number, tunnel);
         }
@@ -277,10 +281,19 @@ impl World {
         if let Some(plugins) = &self.plugins {
             return plugins.add(net, Container { id: uid, ns }, (spec.ipv4, spec.ipv6));
         }
+        let taken: BTreeSet<IpAddr> =
+            self.pods.values().flat_map(|pod| [pod.ipv4.into(), pod.ipv6.into()]).collect();
         let node = self.nodes.iter_mut().find(|node| node.name == spec.node).context("the node is gone")?;
-        let host = node.next_host;
+        let is_free = |host: &u16| {
+            let addresses =
+                [network::host4(net.cidr4, *host).into(), network::host6(net.cidr6, *host).into()];
+            !addresses.iter().any(|address| taken.contains(address))
+        };
+        // Round and round, as the plugin host-local does it: an address that was freed rests as long as possible.
+        let mut hosts = (node.next_host..LAST_HOST).chain(FIRST_HOST..node.next_host);
+        let host = hosts.find(is_free).context("the node has no address left")?;
         if spec.ipv4.is_none() || spec.ipv6.is_none() {
-            node.next_host += 1;
+            node.next_host = if host + 1 < LAST_HOST { host + 1 } else { FIRST_HOST };
         }
         let ipv4 = spec.ipv4.unwrap_or_else(|| network::host4(net.cidr4, host));
         let ipv6 = spec.ipv6.unwrap_or_else(|| network::host6(net.cidr6, host));

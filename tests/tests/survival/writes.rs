@@ -54,7 +54,7 @@ fn an_agent_that_dies_between_any_two_writes_of_a_change_leaves_the_old_verdict_
             field.settled()?;
             println!("agent {agent}: {forth} forth; {back} back");
             // Writes of a change are of few kinds.
-            let each = times(4, 500);
+            let each = times(2, 500);
             let (mut forth, mut back) = (forth.sample(each).into_iter(), back.sample(each).into_iter());
             loop {
                 let (to, n) =
