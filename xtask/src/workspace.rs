@@ -48,6 +48,11 @@ impl Workspace {
         self.target.join("tools").join("helm")
     }
 
+    /// Package sources that only `setup` uses.
+    pub(crate) fn apt_sources(&self) -> PathBuf {
+        self.target.join("apt.list")
+    }
+
     /// Outputs of commands that ran quietly.
     pub(crate) fn logs(&self) -> PathBuf {
         self.target.join("xtask-logs")

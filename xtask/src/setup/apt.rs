@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::root::{is_root, sudo_asks_nothing};
+use crate::setup::backports::Backports;
 use crate::setup::tools::{PackageSet, new_enough};
 use crate::step;
 use crate::version::Version;
@@ -28,6 +29,9 @@ pub(crate) struct Apt<'a> {
     /// explain why a package isn't there.
     complaints: String,
 }
+
+/// --no-remove: a conflict (rustc-web takes the place of Debian's rustc and rustup) is for the user to decide.
+const INSTALL: [&str; 4] = ["install", "-y", "--no-install-recommends", "--no-remove"];
 
 impl Wanted {
     pub(crate) fn new(what: impl Into<String>, alternatives: &[PackageSet], oldest: Option<Version>) -> Self {
@@ -60,14 +64,14 @@ impl<'a> Apt<'a> {
                 self.resolve(wanted)?
             }
         };
-        match self.run_install(&packages) {
+        match self.run_install(&packages, None) {
             Err(error) if !self.updated => {
                 step::warn(&format!("{error:#}\ntrying once more with new package lists"));
                 self.update();
                 let packages = self.resolve(wanted)?;
-                self.run_install(&packages)
+                self.run_install(&packages, None).or_else(|error| self.install_apart(&packages, error))
             }
-            outcome => outcome,
+            outcome => outcome.or_else(|error| self.install_apart(&packages, error)),
         }
         .with_context(|| format!("apt-get can't install {}", packages.join(" ")))
     }
@@ -131,10 +135,44 @@ impl<'a> Apt<'a> {
         }
     }
 
-    fn run_install(&self, packages: &[String]) -> Result<()> {
+    /// What can't be had together with what is installed comes from the backports, where those may be from, and the
+    /// rest as usual.
+    fn install_apart(&self, packages: &[String], error: anyhow::Error) -> Result<()> {
+        let apart: Vec<String> = packages.iter().filter(|package| !self.fits(package)).cloned().collect();
+        if apart.is_empty() {
+            return Err(error);
+        }
+        let backports = match Backports::new(self.workspace) {
+            Ok(backports) => backports,
+            Err(none) => return Err(error.context(format!("there are no backports here ({none:#})"))),
+        };
+        let what = apart.join(" ");
+        step::warn(&format!("{what}: not together with what is installed; trying {}", backports.suite()));
+        let rest: Vec<String> = packages.iter().filter(|package| !apart.contains(package)).cloned().collect();
+        if !rest.is_empty() {
+            self.run_install(&rest, None)?;
+        }
+        let mut update = self.apt_get();
+        backports.show_to(&mut update);
+        update.arg("update");
+        self.run(&format!("reading the lists of {}", backports.suite()), "apt-backports", &mut update)?;
+        self.run_install(&apart, Some(&backports)).map_err(|_| error)
+    }
+
+    /// Whether the package alone could be installed.
+    fn fits(&self, package: &str) -> bool {
         let mut command = self.apt_get();
-        // --no-remove: a conflict (rustc-web takes the place of Debian's rustc and rustup) is for the user to decide.
-        command.args(["install", "-y", "--no-install-recommends", "--no-remove"]).args(packages);
+        command.arg("--simulate").args(INSTALL).arg(package);
+        step::output(&mut command).is_some()
+    }
+
+    fn run_install(&self, packages: &[String], backports: Option<&Backports>) -> Result<()> {
+        let mut command = self.apt_get();
+        if let Some(backports) = backports {
+            backports.show_to(&mut command);
+            command.args(["--target-release", backports.suite()]);
+        }
+        command.args(INSTALL).args(packages);
         self.run(&format!("installing {} by apt", packages.join(" ")), "apt-install", &mut command)
     }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what building, testing and linting need, and nothing when all is there.
 
 mod apt;
+mod backports;
 mod helm;
 mod os_release;
 mod survey;

@@ -8,6 +8,7 @@ pub(crate) struct OsRelease {
     id: String,
     id_like: Vec<String>,
     pretty_name: String,
+    codename: String,
 }
 
 impl OsRelease {
@@ -26,6 +27,7 @@ impl OsRelease {
                 "ID" => release.id = value,
                 "ID_LIKE" => release.id_like = value.split_whitespace().map(str::to_owned).collect(),
                 "PRETTY_NAME" => release.pretty_name = value,
+                "VERSION_CODENAME" => release.codename = value,
                 _ => {}
             }
         }
@@ -36,6 +38,11 @@ impl OsRelease {
     pub(crate) fn is_debian_like(&self) -> bool {
         let family = |id: &str| matches!(id, "debian" | "ubuntu");
         family(&self.id) || self.id_like.iter().any(|id| family(id))
+    }
+
+    /// The release's name in the archive.
+    pub(crate) fn codename(&self) -> Option<&str> {
+        Some(self.codename.as_str()).filter(|name| !name.is_empty())
     }
 
     /// The name a person knows it by.
@@ -65,8 +72,11 @@ mod tests {
 
     #[test]
     fn debian_and_its_children_take_apt() {
-        let debian = OsRelease::parse("PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n");
+        let debian = OsRelease::parse(
+            "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_CODENAME=bookworm\n",
+        );
         assert!(debian.is_debian_like());
+        assert_eq!(debian.codename(), Some("bookworm"));
         assert_eq!(debian.name(), "Debian GNU/Linux 12 (bookworm)");
         assert!(OsRelease::parse("ID=ubuntu\nID_LIKE=debian").is_debian_like());
         assert!(OsRelease::parse("ID=linuxmint\nID_LIKE=\"ubuntu debian\"").is_debian_like());
@@ -79,6 +89,7 @@ mod tests {
         assert!(!OsRelease::parse("ID=alpine").is_debian_like());
         assert!(!OsRelease::parse("").is_debian_like());
         assert_eq!(OsRelease::parse("").name(), "an unknown distribution");
+        assert_eq!(OsRelease::parse("").codename(), None);
         assert_eq!(OsRelease::parse("ID=alpine").name(), "alpine");
     }
 

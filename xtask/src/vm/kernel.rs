@@ -128,7 +128,7 @@ impl<'a> Apt<'a> {
             let folder = private.join(folder);
             fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
         }
-        let repository = repository(workspace, kind)?;
+        let repository = repository(workspace, kind.label())?;
         let line = format!("deb [signed-by={KEYRING}] {repository} {} main\n", kind.suite());
         fs::write(private.join("sources.list"), line).context("can't write sources.list")?;
         Ok(Self { workspace, kind, private })
@@ -191,15 +191,14 @@ impl<'a> Apt<'a> {
     }
 }
 
-/// The mirror that this machine is set up with.
-fn repository(workspace: &Workspace, kind: Release) -> Result<String> {
+/// The mirror that this machine is set up with, of an archive with this label.
+pub(crate) fn repository(workspace: &Workspace, label: &str) -> Result<String> {
     if which("apt-get").is_none() {
-        bail!("there is no apt-get here: the kernels of the matrix come as Debian's packages");
+        bail!("there is no apt-get here: what is wanted comes as Debian's packages");
     }
     let mut command = workspace.command("apt-get");
     command.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
     let text = step::output(&mut command).context("`apt-get indextargets` fails: see `apt-get update`")?;
-    let label = kind.label();
     labelled(&text, label).with_context(|| {
         format!(
             "none of this machine's package sources is one of Debian's with the label {label} (`apt-get indextargets`); \

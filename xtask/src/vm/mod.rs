@@ -30,6 +30,7 @@ use crate::step;
 use crate::workspace::Workspace;
 use initramfs::Payload;
 use kernel::Kernel;
+pub(crate) use kernel::{KEYRING, repository};
 use machine::Acceleration;
 use suites::{Gate, SUITES, Suite};
 use verdict::KernelReport;
