@@ -106,9 +106,9 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool {
         program: "iptables",
         version_args: &["--version"],
-        purpose: "the bench compares with it",
+        purpose: "translates addresses in the tests, as kube-proxy in its older mode does; the bench compares with it",
         packages: &[&["iptables"]],
-        scope: BENCH,
+        scope: RUN,
     },
     Tool {
         program: "ipset",
