@@ -11,6 +11,7 @@ use crate::packet::Packet;
 use crate::parse::{self, Fragment, Frame, Ip, Scratch, Transport, protocol, tcp_flag};
 use crate::policy::{Policy, is_own, source_key};
 use crate::reason::{DropReason, PassReason, Verdict};
+use crate::service::{self, Wire, outcome};
 use crate::tables::Tables;
 use crate::track::{Case, Question, is_fresh_syn, is_icmp_error};
 
@@ -39,9 +40,17 @@ pub fn decide<P: Packet, T: Tables>(
     let Some(sets) = tables.sets(endpoint.slot) else {
         return Verdict::Drop(DropReason::Table);
     };
-    let Scratch { ip, quoted } = scratch;
-    let parsed = parse::parse(packet, ip);
-    let judge = Judge { tables, endpoint, sets, arrival, ip };
+    let parsed = parse::parse(packet, &mut scratch.ip);
+    scratch.wire.clear();
+    if matches!(parsed, Ok(Frame::Ip))
+        && service::concerns(&scratch.ip)
+        && let Some(verdict) = services(packet, tables, endpoint, sets, arrival, scratch)
+    {
+        return verdict;
+    }
+    // Translating was done behind the compiler's back.
+    let Scratch { ip, quoted, wire } = core::hint::black_box(&mut *scratch);
+    let judge = Judge { tables, endpoint, sets, arrival, ip, wire };
     let verdict = match parsed {
         Ok(Frame::Ip) => judge.ip(packet, quoted),
         Ok(Frame::Arp) => arp(packet, tables, endpoint, arrival),
@@ -59,7 +68,58 @@ pub fn decide<P: Packet, T: Tables>(
             verdict
         }
         Verdict::Drop(_) if sets.egress == 0 && sets.ingress == 0 => Verdict::Pass(PassReason::NotIsolated),
+        Verdict::Pass(_)
+            if scratch.wire.changes == service::SENT
+                && (scratch.wire.is_new != 0 || matches!(scratch.ip.fragment, Fragment::First))
+                && tables.commit(arrival.ifindex, scratch) != 0 =>
+        {
+            Verdict::Drop(DropReason::Table)
+        }
         verdict => verdict,
+    }
+}
+
+/// Puts the endpoints of Services in the place of their addresses, where that is ours to do. A verdict where nothing is
+/// left to judge.
+#[inline(always)]
+fn services<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    endpoint: &Endpoint,
+    sets: Sets,
+    arrival: &Arrival,
+    scratch: &mut Scratch,
+) -> Option<Verdict> {
+    let ifindex = arrival.ifindex;
+    let Scratch { ip, quoted, .. } = scratch;
+    let is_error = matches!(ip.transport, Transport::Icmp);
+    match arrival.direction {
+        Direction::Egress => {
+            let isolated = sets.egress != 0;
+            if !(isolated || tables.translates(ifindex)) || !tables.may_be_frontend(&ip.dst) {
+                return None;
+            }
+            let judge = Judge { tables, endpoint, sets, arrival, ip, wire: &Wire::EMPTY };
+            if judge.bears_foreign_name() {
+                return Some(Verdict::Drop(DropReason::Spoofed));
+            }
+            if is_error && !parse::parse_quoted(packet, ip.offset, ip.family, quoted) {
+                return None;
+            }
+            match tables.outbound(ifindex, isolated, scratch) {
+                outcome::NO_ENDPOINT => Some(Verdict::Pass(PassReason::NoEndpoint)),
+                outcome::CLOSED => Some(Verdict::Drop(DropReason::Service)),
+                _ => None,
+            }
+        }
+        Direction::Ingress => {
+            if tables.translates(ifindex)
+                && (!is_error || parse::parse_quoted(packet, ip.offset, ip.family, quoted))
+            {
+                let _ = tables.inbound(ifindex, scratch);
+            }
+            None
+        }
     }
 }
 
@@ -92,6 +152,7 @@ struct Judge<'a, T: Tables> {
     sets: Sets,
     arrival: &'a Arrival,
     ip: &'a Ip,
+    wire: &'a Wire,
 }
 
 impl<T: Tables> Judge<'_, T> {
@@ -172,7 +233,7 @@ impl<T: Tables> Judge<'_, T> {
             return Verdict::Pass(reason);
         }
         if matches!(ip.transport, Transport::Icmp) && is_icmp_error(ip.family, ip.icmp_kind) {
-            let named = parse::parse_quoted(packet, ip.offset, ip.family, quoted);
+            let named = self.wire.is_quoted != 0 || parse::parse_quoted(packet, ip.offset, ip.family, quoted);
             return if named && self.ask(Question::QuotesAllowed, class, quoted) != 0 {
                 Verdict::Pass(PassReason::IcmpError)
             } else {

@@ -13,6 +13,9 @@ pub mod packet;
 pub mod parse;
 mod policy;
 pub mod reason;
+pub mod rewrite;
+mod sctp;
+pub mod service;
 pub mod tables;
 pub mod track;
 

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// The layout of all maps but those of the connections. Agents of another layout fill tables of their own beside these;
 /// whoever changes a key, a value or what one means gives it a new number.
-pub const LAYOUT: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };
+pub const LAYOUT: u32 = if cfg!(feature = "next-layout") { 3 } else { 2 };
 
 /// A class that the compiler never hands out: addresses that no rule names, and ports that none names (with the
 /// protocols that have no ports, which only a rule without `ports` allows too).
@@ -31,7 +31,7 @@ pub struct Addr4 {
     pub addr: [u8; 4],
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C, align(4))]
 pub struct Addr6 {
     pub addr: [u8; 16],
@@ -136,6 +136,14 @@ impl Sets {
     }
 }
 
+impl ServiceRef {
+    /// From the eight bytes that were read in one load.
+    #[inline(always)]
+    pub fn from_bits(bits: u64) -> Self {
+        bytemuck::cast(bits)
+    }
+}
+
 /// A slot of an endpoint, plus one: 0 = none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -195,6 +203,71 @@ pub struct SourceKey {
 
 /// Bits of a `SourceKey` before its address.
 pub const SOURCE_KEY_BITS: u32 = 64;
+
+/// What a pod addresses of a Service: a key of `SERVICES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C)]
+pub struct ServiceKey {
+    pub address: Addr6,
+    pub port: u16,
+    /// An IANA number.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+}
+
+/// What is behind a frontend: a list in `BACKENDS`, which nobody changes while something refers to it. Eight aligned
+/// bytes, so that a frontend moves to another list in one store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(8))]
+pub struct ServiceRef {
+    pub first: u32,
+    /// The number of backends, with `SERVICE_CLOSED` and `SERVICE_AFFINITY`.
+    pub count: u32,
+}
+
+/// Not for the pods of this node: kube-proxy would ask for their addresses too.
+pub const SERVICE_CLOSED: u32 = 1 << 31;
+/// A client keeps its backend: before the list stands a head, whose address is made of the seconds that it does and of
+/// two words that tell the Service's port from all others.
+pub const SERVICE_AFFINITY: u32 = 1 << 30;
+/// The most backends of a frontend.
+pub const SERVICE_MOST: u32 = SERVICE_AFFINITY - 1;
+
+/// One place where a connection to a Service may end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct BackendEntry {
+    pub address: Addr6,
+    pub port: u16,
+    pub zero: u16,
+}
+
+/// The other address of a translated flow or datagram, or what a client keeps to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Translation {
+    pub address: Addr6,
+    pub port: u16,
+    /// `service::flag`
+    pub flags: u16,
+    /// When it was last used, in seconds (`Tables::now`).
+    pub seen: u32,
+}
+
+/// Words of `VIPS`, 64 addresses each.
+pub const VIP_WORDS: u32 = 16_384;
+/// Cells of `TRANSLATES`.
+pub const TRANSLATES: u32 = 4096;
+
+/// The bit of an address in `VIPS`: where it is clear, no frontend has the address.
+#[inline(always)]
+pub fn vip_bit(address: &Words) -> u32 {
+    let mixed =
+        address[0] ^ address[1].rotate_left(7) ^ address[2].rotate_left(13) ^ address[3].rotate_left(21);
+    // The upper bits are the well mixed ones.
+    mixed.wrapping_mul(0x9e37_79b1) >> 12
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

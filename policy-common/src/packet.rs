@@ -1,5 +1,7 @@
 //! The bytes of one Ethernet frame.
 
+use crate::rewrite::{Correction, PacketMut, corrected};
+
 /// One frame as a hook sees it.
 pub trait Packet {
     /// Length of the whole frame in bytes, whatever part of it is linear.
@@ -40,6 +42,15 @@ impl<const N: usize> Aligned<N> {
     pub fn word(&self, at: usize) -> u32 {
         u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
     }
+
+    #[inline(always)]
+    pub fn set_word(&mut self, at: usize, word: u32) {
+        let bytes = word.to_ne_bytes();
+        self.0[at] = bytes[0];
+        self.0[at + 1] = bytes[1];
+        self.0[at + 2] = bytes[2];
+        self.0[at + 3] = bytes[3];
+    }
 }
 
 /// A frame in memory: for tests, fuzzing and `explain`.
@@ -66,5 +77,55 @@ impl Packet for Slice<'_> {
         let start = usize::try_from(offset).ok()?;
         let bytes = self.0.get(start..start.checked_add(N)?)?;
         bytes.try_into().ok().map(Aligned)
+    }
+}
+
+/// A frame in memory that can be written. Nothing of its checksums is left to a network card.
+#[derive(Debug)]
+pub struct SliceMut<'a>(pub &'a mut [u8]);
+
+impl Packet for SliceMut<'_> {
+    fn len(&self) -> u32 {
+        Slice(self.0).len()
+    }
+
+    fn ethertype(&self) -> u16 {
+        Slice(self.0).ethertype()
+    }
+
+    fn vlan(&self) -> bool {
+        false
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Option<Aligned<N>> {
+        Slice(self.0).load(offset)
+    }
+}
+
+impl SliceMut<'_> {
+    fn field(&mut self, offset: u32) -> Option<&mut [u8; 2]> {
+        self.0.get_mut(offset as usize..)?.first_chunk_mut()
+    }
+}
+
+impl PacketMut for SliceMut<'_> {
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &Aligned<N>) -> bool {
+        let place = self.0.get_mut(offset as usize..).and_then(|rest| rest.first_chunk_mut());
+        place.map(|place| *place = bytes.0).is_some()
+    }
+
+    fn correct_header(&mut self, offset: u32, difference: u32) -> bool {
+        let field = self.field(offset);
+        field.map(|field| *field = corrected(u16::from_ne_bytes(*field), difference).to_ne_bytes()).is_some()
+    }
+
+    fn correct(&mut self, offset: u32, difference: u32, how: Correction) -> bool {
+        let Some(field) = self.field(offset) else { return false };
+        if how.optional && *field == [0; 2] {
+            return true;
+        }
+        let new = corrected(u16::from_ne_bytes(*field), difference);
+        *field = if how.optional && new == 0 { u16::MAX } else { new }.to_ne_bytes();
+        true
     }
 }

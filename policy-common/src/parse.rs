@@ -6,6 +6,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use crate::maps::Words;
 use crate::packet::{Aligned, Packet};
 use crate::reason::DropReason;
+use crate::service::Wire;
 
 pub const ETHERNET: u32 = 14;
 /// IPv6 extension headers that are walked: real chains have one or two (RFC 8504 lets a host bound them).
@@ -138,10 +139,11 @@ impl Ip {
 pub struct Scratch {
     pub ip: Ip,
     pub quoted: Ip,
+    pub wire: Wire,
 }
 
 impl Scratch {
-    pub const EMPTY: Self = Self { ip: Ip::EMPTY, quoted: Ip::EMPTY };
+    pub const EMPTY: Self = Self { ip: Ip::EMPTY, quoted: Ip::EMPTY, wire: Wire::EMPTY };
 }
 
 /// The ICMP of an address family; the other one's number is a protocol like any other.

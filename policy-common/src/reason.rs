@@ -34,10 +34,12 @@ pub enum DropReason {
     FragmentOverlap = 14,
     /// It belongs to a connection whose opener has lost the permission to open it.
     Revoked = 15,
+    /// To a Service: a connection that was opened before its pod was isolated, or an address that is not for everybody.
+    Service = 16,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Policy,
         Self::Spoofed,
         Self::Truncated,
@@ -53,6 +55,7 @@ impl DropReason {
         Self::Table,
         Self::FragmentOverlap,
         Self::Revoked,
+        Self::Service,
     ];
 
     /// The name in metrics, events and on the command line.
@@ -73,6 +76,7 @@ impl DropReason {
             Self::Table => "table",
             Self::FragmentOverlap => "fragment-overlap",
             Self::Revoked => "revoked",
+            Self::Service => "service",
         }
     }
 
@@ -101,6 +105,8 @@ pub enum PassReason {
     IcmpError = 7,
     /// A later fragment whose first was allowed.
     Fragment = 8,
+    /// To a Service that has no endpoint: kube-proxy rejects it.
+    NoEndpoint = 9,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

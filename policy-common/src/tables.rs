@@ -1,8 +1,11 @@
 //! What the compiler wrote, as the engine sees it: BPF maps in the kernel, memory on the host.
 
 use crate::flows::{FlowKey, FlowSet};
-use crate::maps::{Addr4, Addr6, Endpoint, Sets, SourceKey};
-use crate::parse::Ip;
+use crate::maps::{
+    Addr4, Addr6, BackendEntry, Endpoint, ServiceKey, ServiceRef, Sets, SourceKey, Translation, Words,
+};
+use crate::parse::{Ip, Scratch};
+use crate::service;
 use crate::track::{self, Case};
 
 pub trait Tables: Sized {
@@ -39,4 +42,43 @@ pub trait Tables: Sized {
 
     /// Monotonic, in seconds.
     fn now(&self) -> u32;
+
+    /// Whether some Service may have the address: where it says no, none has.
+    fn may_be_frontend(&self, address: &Words) -> bool;
+
+    fn service(&self, key: &ServiceKey) -> Option<ServiceRef>;
+
+    /// One place of `BACKENDS`.
+    fn backend(&self, index: u32) -> Option<BackendEntry>;
+
+    /// Any number.
+    fn random(&self) -> u32;
+
+    /// Whether something of the pod behind this interface may be translated: once it was, it stays so.
+    fn translates(&self, ifindex: u32) -> bool;
+    fn set_translates(&self, ifindex: u32);
+
+    /// Calls `f` with the entry of this key. Several packets may do so at once.
+    fn with_translation<R>(&self, key: &FlowKey, f: impl FnOnce(&mut Translation) -> R) -> Option<R>;
+
+    /// Returns whether there was room.
+    fn put_translation(&self, key: &FlowKey, value: &Translation) -> bool;
+
+    /// Translates what a pod sends to a Service. The kernel's tables do it by another road, as with `ask`.
+    #[inline(always)]
+    fn outbound(&self, ifindex: u32, isolated: bool, scratch: &mut Scratch) -> i32 {
+        service::outbound(self, ifindex, isolated, scratch)
+    }
+
+    /// Remembers a translation that policy let through.
+    #[inline(always)]
+    fn commit(&self, ifindex: u32, scratch: &mut Scratch) -> i32 {
+        service::commit(self, ifindex, scratch)
+    }
+
+    /// Translates what a pod receives of a Service's endpoint.
+    #[inline(always)]
+    fn inbound(&self, ifindex: u32, scratch: &mut Scratch) -> i32 {
+        service::inbound(self, ifindex, scratch)
+    }
 }

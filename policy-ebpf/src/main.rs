@@ -13,12 +13,14 @@ mod report;
 mod skb;
 mod tables;
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_redirect_peer, bpf_skb_change_type};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use policy_common::flows::{FlowSeed, FlowState, Opener};
 use policy_common::parse::ETHERNET;
-use policy_common::{Arrival, Direction, Tables as _, Verdict, conntrack, decide};
+use policy_common::rewrite::rewrite;
+use policy_common::{Arrival, Direction, DropReason, Tables as _, Verdict, conntrack, decide};
 use skb::Skb;
 use tables::BpfTables;
 
@@ -80,9 +82,18 @@ fn judge(ctx: &TcContext, direction: Direction) -> i32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return TC_ACT_SHOT };
     // SAFETY: the verifier has seen the null check, and nothing else runs on this CPU's slot meanwhile.
     let scratch = unsafe { &mut *scratch };
-    let verdict = decide(&packet, &BpfTables, &arrival, scratch);
+    let mut verdict = decide(&packet, &BpfTables, &arrival, scratch);
+    let scratch = core::hint::black_box(scratch);
+    if verdict.is_pass() && scratch.wire.changes != 0 && write_translation(ctx.skb.skb) != 0 {
+        verdict = Verdict::Drop(DropReason::Table);
+    }
     report::count(&packet, direction, verdict);
     match verdict {
+        Verdict::Pass(_)
+            if direction == Direction::Egress && scratch.wire.changes != 0 && scratch.wire.hairpin != 0 =>
+        {
+            turn_round(ctx.skb.skb, arrival.ifindex)
+        }
         // An allowed packet goes on to whatever else hangs on the hook: we only ever drop.
         Verdict::Pass(_) => TC_ACT_UNSPEC,
         Verdict::Drop(reason) => {
@@ -92,6 +103,30 @@ fn judge(ctx: &TcContext, direction: Direction) -> i32 {
             TC_ACT_SHOT
         }
     }
+}
+
+/// Writes what `SCRATCH` says into the packet. Not 0 where that failed. The verifier checks it once, by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn write_translation(skb: *mut __sk_buff) -> i32 {
+    let ctx = TcContext::new(skb);
+    let Some(scratch) = maps::SCRATCH.get(0) else { return -1 };
+    i32::from(!rewrite(&mut Skb::new(&ctx), scratch))
+}
+
+/// Hands a packet to the pod that sent it, past the host's stack, which would take it for a forged one.
+#[inline(always)]
+fn turn_round(skb: *mut __sk_buff, ifindex: u32) -> i32 {
+    /// include/uapi/linux/if_packet.h: it was addressed to the gateway.
+    const PACKET_HOST: u32 = 0;
+    // SAFETY: the helpers check what they are given.
+    let result = unsafe {
+        bpf_skb_change_type(skb, PACKET_HOST);
+        bpf_redirect_peer(ifindex, 0)
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "a verdict of tc")]
+    let verdict = result as i32;
+    verdict
 }
 
 #[cfg(not(test))]

@@ -1,11 +1,12 @@
 //! The maps, with BTF so that `bpftool map dump` prints names. Sizes are defaults: the loader sets them.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use policy_common::flows::{FlowSet, FlowShape};
+use policy_common::flows::{FlowKey, FlowSet, FlowShape};
 use policy_common::maps::{
-    Addr4, Addr6, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT, INDEX_BLOCK,
-    INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, Sets, Settings, SlotRef, SourceKey, Word,
+    Addr4, Addr6, BackendEntry, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT,
+    INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, ServiceKey, ServiceRef, Sets,
+    Settings, SlotRef, SourceKey, TRANSLATES as TRANSLATES_CELLS, Translation, VIP_WORDS, Word,
 };
 use policy_common::parse::Scratch;
 
@@ -65,6 +66,26 @@ pub(crate) static FLOW_SEED: Array<u64, 2> = Array::new();
 /// Where things stand in `FLOWS`, for agents of other versions.
 #[btf_map]
 pub(crate) static FLOW_SHAPE: Array<FlowShape, 1> = Array::new();
+
+/// Addresses that some Service may have: a bit for each by its hash.
+#[btf_map]
+pub(crate) static VIPS: Array<Word, { VIP_WORDS as usize }> = Array::new();
+
+/// Frontends of Services, and which list of backends each has.
+#[btf_map]
+pub(crate) static SERVICES: HashMap<ServiceKey, ServiceRef, 65_536, 1> = HashMap::new();
+
+/// The lists, one after the other.
+#[btf_map]
+pub(crate) static BACKENDS: Array<BackendEntry, 131_072> = Array::new();
+
+/// Flows to Services, datagrams in fragments, and what clients keep to. The least recently used go first.
+#[btf_map]
+pub(crate) static TRANSLATIONS: LruHashMap<FlowKey, Translation, 32_768> = LruHashMap::new();
+
+/// Whether something of a pod is in `TRANSLATIONS`, by the lower bits of its interface index.
+#[btf_map]
+pub(crate) static TRANSLATES: Array<u32, { TRANSLATES_CELLS as usize }> = Array::new();
 
 /// Addresses that a pod may send from beside its own.
 #[btf_map]

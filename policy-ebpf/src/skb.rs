@@ -1,8 +1,11 @@
 //! A socket buffer as the engine's `Packet`.
 
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use policy_common::packet::{Aligned, Packet};
 use policy_common::parse::{ETHERNET, ETHERTYPE_IPV6, is_extension};
+use policy_common::rewrite::{Correction, PacketMut};
 
 /// Headers up to here are read without a call: Ethernet and the longest IPv4 header end at 74.
 const DIRECT: u32 = 128;
@@ -88,5 +91,47 @@ impl Packet for Skb<'_> {
             }
         }
         self.ctx.load::<Aligned<N>>(offset as usize).ok()
+    }
+}
+
+/// include/uapi/linux/bpf.h, from Linux 6.16 on: a hardware checksum over the whole packet stays right where addresses
+/// of IPv6 change, because their transport checksum makes good for them (kernel commit ead7f9b8de65).
+const BPF_F_IPV6: u64 = 1 << 7;
+
+impl PacketMut for Skb<'_> {
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &Aligned<N>) -> bool {
+        let skb = self.ctx.skb.skb;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 16")]
+        let length = N as u32;
+        // SAFETY: the helper copies so many bytes from the buffer, and checks the offset.
+        unsafe { bpf_skb_store_bytes(skb, offset, bytes.0.as_ptr().cast(), length, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn correct_header(&mut self, offset: u32, difference: u32) -> bool {
+        // SAFETY: the helper checks the offset.
+        unsafe { bpf_l3_csum_replace(self.ctx.skb.skb, offset, 0, u64::from(difference), 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn correct(&mut self, offset: u32, difference: u32, how: Correction) -> bool {
+        let mut flags = 0;
+        if how.pseudo_header {
+            flags |= u64::from(BPF_F_PSEUDO_HDR);
+        }
+        if how.optional {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        let (skb, difference) = (self.ctx.skb.skb, u64::from(difference));
+        if how.ipv6 && how.pseudo_header {
+            // SAFETY: as above. An older kernel refuses the flag and changes nothing.
+            let result = unsafe { bpf_l4_csum_replace(skb, offset, 0, difference, flags | BPF_F_IPV6) };
+            if result == 0 {
+                return true;
+            }
+        }
+        // SAFETY: as above.
+        unsafe { bpf_l4_csum_replace(skb, offset, 0, difference, flags) == 0 }
     }
 }

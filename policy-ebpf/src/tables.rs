@@ -2,14 +2,16 @@
 
 use aya_ebpf::bindings::bpf_spin_lock;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_spin_lock, bpf_spin_unlock};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_spin_lock, bpf_spin_unlock};
 use policy_common::Tables;
 use policy_common::flows::{FlowKey, FlowSet};
 use policy_common::maps::{
-    Addr4, Addr6, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP,
-    PORTS_PER_PROTOCOL, SOURCE_KEY_BITS, Sets, SourceKey,
+    Addr4, Addr6, BackendEntry, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, IFINDEX_DIRECT, INDEX_BLOCK,
+    INDEX_TOP, PORTS_PER_PROTOCOL, SOURCE_KEY_BITS, ServiceKey, ServiceRef, Sets, SourceKey, TRANSLATES,
+    Translation, WORD_BITS, Words, vip_bit,
 };
-use policy_common::parse::Ip;
+use policy_common::parse::{Ip, Scratch};
+use policy_common::service;
 use policy_common::track::{self, Case, Question};
 
 use crate::maps;
@@ -152,7 +154,96 @@ impl Tables for BpfTables {
         let seconds = seconds as u32;
         seconds
     }
+
+    #[inline(always)]
+    fn may_be_frontend(&self, address: &Words) -> bool {
+        let bit = vip_bit(address);
+        read!(maps::VIPS.get_ptr(bit / WORD_BITS)).is_some_and(|word| word.bits >> (bit % WORD_BITS) & 1 == 1)
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<ServiceRef> {
+        let bits = maps::SERVICES.get_ptr(key)?.cast::<u64>();
+        // SAFETY: the verifier has seen the null check; eight aligned bytes are read at once, so that what the agent writes
+        // meanwhile does not tear.
+        Some(ServiceRef::from_bits(unsafe { core::ptr::read_volatile(bits) }))
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<BackendEntry> {
+        maps::BACKENDS.get(index).map(|entry| BackendEntry {
+            address: Addr6::from_words(&entry.address.words()),
+            port: entry.port,
+            zero: 0,
+        })
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn translates(&self, ifindex: u32) -> bool {
+        read!(maps::TRANSLATES.get_ptr(ifindex % TRANSLATES)).is_some_and(|flag| flag != 0)
+    }
+
+    #[inline(always)]
+    fn set_translates(&self, ifindex: u32) {
+        if let Some(flag) = maps::TRANSLATES.get_ptr_mut(ifindex % TRANSLATES) {
+            // SAFETY: the verifier has seen the null check; whoever writes it writes the same.
+            unsafe { core::ptr::write_volatile(flag, 1) };
+        }
+    }
+
+    #[inline(always)]
+    fn with_translation<R>(&self, key: &FlowKey, f: impl FnOnce(&mut Translation) -> R) -> Option<R> {
+        let entry = maps::TRANSLATIONS.get_ptr_mut(key)?;
+        // SAFETY: the verifier has seen the null check. The kernel may write the entry at the same time; what may tear is
+        // a translation to an address of nobody, for one packet.
+        Some(f(unsafe { &mut *entry }))
+    }
+
+    #[inline(always)]
+    fn put_translation(&self, key: &FlowKey, value: &Translation) -> bool {
+        maps::TRANSLATIONS.insert(key, value, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn outbound(&self, ifindex: u32, isolated: bool, _scratch: &mut Scratch) -> i32 {
+        outbound(ifindex, u32::from(isolated))
+    }
+
+    #[inline(always)]
+    fn inbound(&self, ifindex: u32, _scratch: &mut Scratch) -> i32 {
+        inbound(ifindex)
+    }
+
+    #[inline(always)]
+    fn commit(&self, ifindex: u32, _scratch: &mut Scratch) -> i32 {
+        commit(ifindex)
+    }
 }
+
+/// A step of translating, by itself. Works in `SCRATCH`.
+macro_rules! step {
+    ($name:ident $(, $isolated:ident)?) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(ifindex: u32 $(, $isolated: u32)?) -> i32 {
+            let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return -1 };
+            // SAFETY: the verifier has seen the null check, and nothing else runs on this CPU's slot meanwhile: the
+            // caller reads its own view of it anew afterwards (`decide`).
+            let scratch = unsafe { &mut *scratch };
+            service::$name(&BpfTables, ifindex $(, $isolated != 0)?, scratch)
+        }
+    };
+}
+
+step!(outbound, isolated);
+step!(inbound);
+step!(commit);
 
 /// The arguments are those that the answer uses: the compiler passes nothing for others, and the verifier minds.
 macro_rules! question {

@@ -20,6 +20,8 @@ pub const SMALL: Capacity = Capacity {
     peers: 256,
     cidrs: 256,
     sources: 64,
+    services: 64,
+    backends: 256,
     flow_sets: 64,
     index_blocks: 64,
 };

@@ -236,6 +236,8 @@ fn compare_round(frames: &mut Frames, seed: u64, pool: &[u32], counts: &mut Coun
         peers: 1024,
         cidrs: 1024,
         sources: 64,
+        services: 64,
+        backends: 256,
         flow_sets: 65_536,
         // In every other round the index soon has no room, and the hash and the trie answer.
         index_blocks: if seed.is_multiple_of(2) { 2 } else { 1024 },

@@ -77,6 +77,8 @@ fn agree_where(wanted: fn(&Arrival) -> bool) -> anyhow::Result<()> {
             peers: 1024,
             cidrs: 1024,
             sources: 64,
+            services: 64,
+            backends: 256,
             flow_sets: 1024,
             index_blocks: 1024,
         };

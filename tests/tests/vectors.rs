@@ -361,6 +361,8 @@ fn with_both(name: &str, test: impl FnOnce(&mut Both<'_>) -> anyhow::Result<()> 
             peers: 64,
             cidrs: 64,
             sources: 16,
+            services: 64,
+            backends: 256,
             flow_sets: 65_536,
             index_blocks: 1024,
         };

@@ -9,6 +9,7 @@ use policy_common::Direction;
 use policy_common::flows::{FlowEntry, FlowKey, FlowSeed, FlowState, Opener, Tracked};
 use policy_common::maps::Addr6;
 use policy_common::parse::protocol;
+use policy_common::service::kind;
 
 use super::core::tables::FlowCount;
 use crate::compile::Compiled;
@@ -17,6 +18,7 @@ use crate::datapath::{Datapath as _, unwatch};
 use crate::endpoints::Scan;
 use crate::flows::{KnownFlow, Phase, PodNamespace, Tracking, known_flows};
 use crate::model::Protocol;
+use crate::model::services::{Frontend, Target};
 use crate::plan::{LocalEndpoint, Op, Planner};
 
 /// How long after a change the flow table is looked through: changes come in bursts.
@@ -31,6 +33,8 @@ type Isolated = (bool, bool);
 pub(super) struct Connections {
     /// Interfaces whose connections are in the table, with what was isolated when they were put there.
     known: BTreeMap<u32, Isolated>,
+    /// Those that are being isolated.
+    closing: BTreeSet<u32>,
     /// When to look through the table.
     sweep_at: Option<Instant>,
 }
@@ -65,7 +69,8 @@ impl Connections {
         // A pod that has just appeared has its few connections in its own sockets; the node's connection tracking can
         // be large.
         let tracking = if first || closing { Tracking::Read } else { Tracking::LeaveOut };
-        let problems = Self::look(datapath, &new, scan, tracking);
+        let problems = Self::look(datapath, &compiled.frontends, &new, scan, tracking);
+        self.closing = if closing { new.clone() } else { BTreeSet::new() };
         if !problems.is_empty() {
             // Looked for again the next time.
             isolated.retain(|ifindex, _| !new.contains(ifindex));
@@ -79,17 +84,24 @@ impl Connections {
         self.known.retain(|ifindex, _| !interfaces.contains(ifindex));
     }
 
-    /// The same for interfaces that were attached just now: a connection may have begun since the first look.
+    /// The same for interfaces that were attached just now, and for pods that were isolated just now: a connection may
+    /// have begun since the first look.
     pub(super) fn learn_again(
+        &mut self,
         datapath: &mut BpfDatapath,
+        compiled: &Compiled,
         attached: &BTreeSet<u32>,
         scan: &Scan,
     ) -> Vec<String> {
-        Self::look(datapath, attached, scan, Tracking::LeaveOut)
+        let closing = std::mem::take(&mut self.closing);
+        let mut problems = Self::look(datapath, &compiled.frontends, &closing, scan, Tracking::Read);
+        problems.extend(Self::look(datapath, &compiled.frontends, attached, scan, Tracking::LeaveOut));
+        problems
     }
 
     fn look(
         datapath: &mut BpfDatapath,
+        frontends: &BTreeMap<Frontend, Target>,
         wanted: &BTreeSet<u32>,
         scan: &Scan,
         tracking: Tracking,
@@ -109,7 +121,8 @@ impl Connections {
         let mut learned = 0;
         for flow in &listing.flows {
             let Some(ifindex) = at.get(&flow.pod) else { continue };
-            match datapath.seed(&seed(flow, *ifindex)) {
+            let followed = follow(datapath, frontends, flow, *ifindex);
+            match followed.and_then(|flow| datapath.seed(&seed(&flow, *ifindex))) {
                 Ok(fresh) => learned += usize::from(fresh),
                 Err(error) => {
                     problems.push(about(&error));
@@ -181,6 +194,34 @@ fn lacks_permission(planner: &Planner, flow: &FlowEntry) -> bool {
     };
     key.tracked == Tracked::Flow as u8
         && planner.allows(key.ifindex, direction, key.remote_address(), protocol, port) == Some(false)
+}
+
+/// A flow to a Service, which kube-proxy translates: the flow to who really answers, which policy judges.
+fn follow(
+    datapath: &mut BpfDatapath,
+    frontends: &BTreeMap<Frontend, Target>,
+    flow: &KnownFlow,
+    ifindex: u32,
+) -> Result<KnownFlow, BpfError> {
+    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == flow.protocol);
+    let (Some(through), Some(protocol)) = (flow.through, protocol) else { return Ok(*flow) };
+    let frontend = Frontend { address: flow.remote.ip(), port: flow.remote.port(), protocol };
+    if !frontends.contains_key(&frontend) {
+        return Ok(*flow);
+    }
+    let (remote, family) = Addr6::of(frontend.address);
+    let key = FlowKey {
+        remote,
+        ifindex,
+        remote_port: frontend.port,
+        local_port: flow.local_port,
+        protocol: flow.protocol,
+        family,
+        tracked: kind::SENT,
+        zero: 0,
+    };
+    datapath.follow(&key, through)?;
+    Ok(KnownFlow { remote: through, ..*flow })
 }
 
 fn seed(flow: &KnownFlow, ifindex: u32) -> FlowSeed {

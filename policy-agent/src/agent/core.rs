@@ -383,7 +383,8 @@ impl Core {
                 }
             }
         }
-        let again = Connections::learn_again(&mut self.datapath, &attached, &self.scan);
+        let compiled = self.compiler.compiled();
+        let again = self.connections.learn_again(&mut self.datapath, compiled, &attached, &self.scan);
         self.errors.connections.extend(again);
         self.places.remember(&self.found, self.input.cluster());
         attached.len()

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::measure::{Excess, excess_of_port_sets};
 use super::peers::{Classifier, Index, Reach};
 use super::rules::Rules;
+use super::services::Frontends;
 use super::{Compiled, EndpointPolicy, Scope, Signature, is_replaced};
+use crate::model::services::Frontend;
 use crate::model::{Changes, Cluster, ObjectName, Owner, Pod, Protocol};
 
 /// Where a compilation differs from the one before.
@@ -29,12 +31,18 @@ pub struct Delta {
     pub(crate) prefixes: bool,
     /// Policies of endpoints may have changed.
     pub(crate) endpoints: bool,
+    /// Frontends behind which there may be something else, or that came or went.
+    pub(crate) frontends: BTreeSet<Frontend>,
 }
 
 impl Delta {
     /// The compilation says what the one before said.
     pub fn is_empty(&self) -> bool {
-        !self.everything && !self.prefixes && !self.endpoints && self.addresses.is_empty()
+        !self.everything
+            && !self.prefixes
+            && !self.endpoints
+            && self.addresses.is_empty()
+            && self.frontends.is_empty()
     }
 
     /// What applies to some endpoint may be another.
@@ -54,6 +62,7 @@ impl Delta {
         self.addresses.extend(&next.addresses);
         self.prefixes |= next.prefixes;
         self.endpoints |= next.endpoints;
+        self.frontends.extend(&next.frontends);
     }
 }
 
@@ -64,6 +73,7 @@ pub struct Compiler {
     /// Names that egress rules use.
     named_ports: BTreeSet<(Protocol, String)>,
     index: Index,
+    frontends: Frontends,
     scope: Scope,
     version: u64,
     after_full: Sizes,
@@ -156,6 +166,7 @@ impl Compiler {
         let nodes: Vec<IpAddr> = self.index.node_addresses().collect();
         self.classify(cluster, cluster.pods.addresses().chain(nodes));
         self.compile_prefixes();
+        self.frontends.compile_all(cluster, scope, &mut self.compiled.frontends);
         self.after_full = Sizes::of(&self.compiled);
         Delta { everything: true, ..Delta::default() }
     }
@@ -183,8 +194,9 @@ impl Compiler {
             dirty.extend(self.index.node_addresses());
         }
         let addresses = self.classify(cluster, dirty.into_iter());
+        let frontends = self.frontends.update(cluster, scope, changes, &mut self.compiled.frontends);
         let prefixes = !reach.blocks.is_empty() && self.compile_prefixes();
-        Delta { addresses, prefixes, endpoints, ..Delta::default() }
+        Delta { addresses, prefixes, endpoints, frontends, ..Delta::default() }
     }
 
     /// The endpoints, past and present, whose rules the changes are about.

@@ -11,6 +11,7 @@ mod peers;
 mod ports;
 mod prefixes;
 mod rules;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy_common::Direction;
 
+use crate::model::services::{Frontend, Target};
 use crate::model::{AddressMap, Changes, Cluster, ObjectName, Owner, Pod, Protocol};
 
 pub use incremental::{Compiler, Delta};
@@ -103,6 +105,8 @@ pub struct Compiled {
     /// Addresses that rules tell apart from the longest prefix around them.
     pub addresses: AddressMap<SignatureId>,
     pub prefixes: BTreeMap<IpNet, SignatureId>,
+    /// What the node's pods can address of Services, and what is behind it.
+    pub frontends: BTreeMap<Frontend, Target>,
     pub endpoints: BTreeMap<ObjectName, EndpointPolicy>,
     /// Something is there so often that there are no tables for it; what says so is all that counts then.
     pub excess: Option<Excess>,

@@ -207,6 +207,18 @@ pub struct TableOptions {
         value_parser = auto(entries(64, LARGEST.sources)),
     )]
     pub table_sources: Auto<u32>,
+    /// Frontends of Services: an address with a port and a protocol each (64 to 4194304).
+    #[arg(
+        long, env = "SLUICE_TABLE_SERVICES", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(entries(64, LARGEST.services)),
+    )]
+    pub table_services: Auto<u32>,
+    /// Endpoints in their lists; Services with the same endpoints share a list (64 to 16777216).
+    #[arg(
+        long, env = "SLUICE_TABLE_BACKENDS", default_value_t = Auto::Auto, value_name = "ENTRIES|auto",
+        value_parser = auto(entries(64, LARGEST.backends)),
+    )]
+    pub table_backends: Auto<u32>,
     /// Sets of eight connections each, a power of two (1024 to 1048576).
     ///
     /// A flow table that an agent before this one left keeps its size; `policy-agent uninstall` removes it.
@@ -237,6 +249,8 @@ impl TableOptions {
             peers: self.table_peers.set(),
             cidrs: self.table_cidrs.set(),
             sources: self.table_sources.set(),
+            services: self.table_services.set(),
+            backends: self.table_backends.set(),
             flow_sets: self.table_flow_sets.set(),
         };
         Ok(Limits::new(memory, fixed))

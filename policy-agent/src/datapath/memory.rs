@@ -2,17 +2,19 @@
 //! the n-th operation.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use policy_common::Tables;
 use policy_common::flows::{FlowKey, FlowSet};
 use policy_common::maps::{
-    Addr4, Addr6, CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets, SourceKey,
+    Addr4, Addr6, BackendEntry, CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, ServiceKey,
+    ServiceRef, Sets, SourceKey, Translation, VIP_WORDS, WORD_BITS, Words, vip_bit,
 };
 
-use super::{Datapath, WriteError};
+use super::{Datapath, WriteError, frontend_of, is_forsaken};
+use crate::model::services::Frontend;
 use crate::plan::{Capacity, Op, Present};
 
 #[derive(Debug)]
@@ -29,6 +31,12 @@ pub struct Memory {
     sets: HashMap<u32, Sets>,
     slots: HashMap<u32, u32>,
     sources: BTreeSet<(u32, IpNet)>,
+    vips: Vec<u64>,
+    backends: Vec<BackendEntry>,
+    services: BTreeMap<Frontend, ServiceRef>,
+    translations: RefCell<BTreeMap<FlowKey, Translation>>,
+    translates: Cell<bool>,
+    random: Cell<u32>,
     /// The sets of the flow table that are not empty.
     flows: RefCell<HashMap<u32, FlowSet>>,
     flow_mask: u32,
@@ -54,6 +62,12 @@ impl Memory {
             sets: HashMap::new(),
             slots: HashMap::new(),
             sources: BTreeSet::new(),
+            vips: vec![0; VIP_WORDS as usize],
+            backends: vec![BackendEntry::default(); capacity.backends as usize],
+            services: BTreeMap::new(),
+            translations: RefCell::default(),
+            translates: Cell::new(false),
+            random: Cell::new(1),
             flows: RefCell::default(),
             flow_mask: capacity.flow_sets.saturating_sub(1),
             clock: Cell::new(1000),
@@ -81,11 +95,15 @@ impl Memory {
             slots: self.slots.iter().map(|(ifindex, slot)| (*ifindex, *slot)).collect(),
             endpoints: used.collect(),
             sources: self.sources.clone(),
+            vips: self.vips.clone(),
+            backends: self.backends.clone(),
+            services: self.services.clone(),
         }
     }
 
     pub fn forget_flows(&self) {
         self.flows.borrow_mut().clear();
+        self.translations.borrow_mut().clear();
     }
 
     pub fn advance_seconds(&self, seconds: u32) {
@@ -154,6 +172,22 @@ impl Memory {
             Op::Slot { ifindex, slot: None } => {
                 self.slots.remove(&ifindex);
             }
+            Op::Vips { index, bits } => {
+                *self.vips.get_mut(index as usize).ok_or("no such word of addresses")? = bits;
+            }
+            Op::Backend { index, entry } => {
+                *self.backends.get_mut(index as usize).ok_or("no such backend")? = entry;
+            }
+            Op::Service { frontend, to: Some(to) } => {
+                self.services.insert(frontend, to);
+            }
+            Op::Service { frontend, to: None } => {
+                self.services.remove(&frontend).ok_or("no such frontend")?;
+            }
+            Op::Forsake { ref gone } => {
+                let is_gone = |key: &FlowKey, value: &Translation| is_forsaken(gone, key, value);
+                self.translations.borrow_mut().retain(|key, value| !is_gone(key, value));
+            }
             Op::Barrier => {}
         }
         Ok(())
@@ -219,5 +253,45 @@ impl Tables for Memory {
 
     fn now(&self) -> u32 {
         self.clock.get()
+    }
+
+    fn may_be_frontend(&self, address: &Words) -> bool {
+        let bit = vip_bit(address);
+        self.vips.get((bit / WORD_BITS) as usize).is_some_and(|word| word >> (bit % WORD_BITS) & 1 == 1)
+    }
+
+    fn service(&self, key: &ServiceKey) -> Option<ServiceRef> {
+        self.services.get(&frontend_of(key.address.ip(key.family), key.port, key.protocol)?).copied()
+    }
+
+    fn backend(&self, index: u32) -> Option<BackendEntry> {
+        self.backends.get(index as usize).copied()
+    }
+
+    /// Xorshift (Marsaglia 2003): the same numbers in each run.
+    fn random(&self) -> u32 {
+        let mut number = self.random.get();
+        number ^= number << 13;
+        number ^= number >> 17;
+        number ^= number << 5;
+        self.random.set(number);
+        number
+    }
+
+    fn translates(&self, _ifindex: u32) -> bool {
+        self.translates.get()
+    }
+
+    fn set_translates(&self, _ifindex: u32) {
+        self.translates.set(true);
+    }
+
+    fn with_translation<R>(&self, key: &FlowKey, f: impl FnOnce(&mut Translation) -> R) -> Option<R> {
+        self.translations.borrow_mut().get_mut(key).map(f)
+    }
+
+    fn put_translation(&self, key: &FlowKey, value: &Translation) -> bool {
+        self.translations.borrow_mut().insert(*key, *value);
+        true
     }
 }

@@ -4,13 +4,41 @@ pub mod bpf;
 pub mod memory;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use policy_common::flows::FlowKey;
+use policy_common::maps::Translation;
+use policy_common::parse::protocol;
+use policy_common::service::kind;
 
 use crate::compile::{Compiled, Delta};
+use crate::model::Protocol;
+use crate::model::services::{Backend, Frontend};
 use crate::plan::{LocalEndpoint, Op, Planner, TableFull};
 
 /// Tables that operations can be applied to, one after the other.
 pub trait Datapath {
     fn apply(&mut self, op: &Op) -> Result<(), WriteError>;
+}
+
+/// The frontend that a key of the tables is about.
+fn frontend_of(address: IpAddr, port: u16, number: u8) -> Option<Frontend> {
+    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)?;
+    Some(Frontend { address, port, protocol })
+}
+
+/// Whether an entry of `TRANSLATIONS` leads to a backend that is gone, and is no connection.
+fn is_forsaken(gone: &BTreeSet<(Frontend, Backend)>, key: &FlowKey, value: &Translation) -> bool {
+    let backend = Backend { address: value.address.ip(key.family), port: value.port };
+    match key.tracked {
+        kind::SENT if key.protocol == protocol::UDP => {
+            let frontend = frontend_of(key.remote_address(), key.remote_port, key.protocol);
+            frontend.is_some_and(|frontend| gone.contains(&(frontend, backend)))
+        }
+        // Of which Service it is does not matter: another one's client chooses anew.
+        kind::AFFINITY => gone.iter().any(|(_, of)| *of == backend),
+        _ => false,
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

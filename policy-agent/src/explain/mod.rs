@@ -244,6 +244,8 @@ fn capacity_for(compiled: &Compiled) -> Capacity {
         endpoints: size(compiled.endpoints.len() + 1),
         peers: size(compiled.addresses.len() + 1),
         cidrs: size(compiled.prefixes.len() + 2),
+        services: 1,
+        backends: 1,
         ..default
     }
 }

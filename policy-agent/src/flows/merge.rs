@@ -62,6 +62,7 @@ mod tests {
             pod: [10, 0, 0, 1].into(),
             local_port,
             remote: ([10, 0, 0, 2], 443).into(),
+            through: None,
             protocol: 6,
             opener,
             state,

@@ -50,6 +50,8 @@ pub struct KnownFlow {
     pub local_port: u16,
     /// The other end. Its port is 0 for ICMP: the opener tells who asks.
     pub remote: SocketAddr,
+    /// Who really answers, where the node translates the destination.
+    pub through: Option<SocketAddr>,
     /// 6, 17 and 132, and 1 or 58 with the family that it belongs to.
     pub protocol: u8,
     /// Who opened it.

@@ -128,6 +128,7 @@ fn infer(
                 _ => return None,
             };
             Some(KnownFlow {
+                through: None,
                 pod: socket.local.ip(),
                 local_port: socket.local.port(),
                 remote: socket.remote,

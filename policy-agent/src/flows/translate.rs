@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use policy_common::flows::Opener;
+use policy_common::parse::protocol;
 
 use super::KnownFlow;
 use super::conntrack::Entry;
@@ -23,11 +24,15 @@ pub(super) fn flows(
     node_addresses: &BTreeSet<IpAddr>,
 ) -> impl Iterator<Item = Tracked> {
     let Entry { original, reply, .. } = entry;
+    let has_ports = matches!(entry.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+    let called = SocketAddr::new(original.destination, original.destination_port);
+    let answers = SocketAddr::new(reply.source, reply.source_port);
     // What the client sent is what passes its interface.
     let client = pods.contains(&original.source).then(|| KnownFlow {
         pod: original.source,
         local_port: original.source_port,
-        remote: SocketAddr::new(original.destination, original.destination_port),
+        remote: called,
+        through: (has_ports && called != answers).then_some(answers),
         protocol: entry.protocol,
         opener: Opener::Pod,
         state: entry.phase,
@@ -41,6 +46,7 @@ pub(super) fn flows(
         pod: reply.source,
         local_port: reply.source_port,
         remote: SocketAddr::new(reply.destination, reply.destination_port),
+        through: None,
         protocol: entry.protocol,
         opener: if by_node { Opener::Node } else { Opener::Peer },
         state: entry.phase,
@@ -92,7 +98,8 @@ mod tests {
                 assert!(!midway);
                 assert_eq!((flow.state, flow.remaining), (entry.phase, entry.remaining));
                 assert_eq!(flow.protocol, 6);
-                format!("{}:{} {:?} {}", flow.pod, flow.local_port, flow.opener, flow.remote)
+                let through = flow.through.map(|through| format!(" through {through}")).unwrap_or_default();
+                format!("{}:{} {:?} {}{through}", flow.pod, flow.local_port, flow.opener, flow.remote)
             })
             .collect()
     }
@@ -106,9 +113,15 @@ mod tests {
     #[test]
     fn a_client_sees_the_service_and_the_server_sees_the_client() {
         let found = seen(ends((POD, 40000), (SERVICE, 80)), ends((OTHER, 8080), (POD, 40000)));
-        assert_eq!(found, ["10.244.1.2:40000 Pod 10.96.0.10:80", "10.244.1.3:8080 Peer 10.244.1.2:40000"]);
+        assert_eq!(
+            found,
+            [
+                "10.244.1.2:40000 Pod 10.96.0.10:80 through 10.244.1.3:8080",
+                "10.244.1.3:8080 Peer 10.244.1.2:40000"
+            ]
+        );
         let found = seen(ends((POD, 40000), (SERVICE, 80)), ends((REMOTE, 8080), (POD, 40000)));
-        assert_eq!(found, ["10.244.1.2:40000 Pod 10.96.0.10:80"]);
+        assert_eq!(found, ["10.244.1.2:40000 Pod 10.96.0.10:80 through 10.244.2.9:8080"]);
     }
 
     #[test]
@@ -141,7 +154,13 @@ mod tests {
     #[test]
     fn a_pod_that_reaches_itself_by_its_service_has_both_ends() {
         let found = seen(ends((POD, 40000), (SERVICE, 80)), ends((POD, 8080), (GATEWAY, 61000)));
-        assert_eq!(found, ["10.244.1.2:40000 Pod 10.96.0.10:80", "10.244.1.2:8080 Peer 10.244.1.1:61000"]);
+        assert_eq!(
+            found,
+            [
+                "10.244.1.2:40000 Pod 10.96.0.10:80 through 10.244.1.2:8080",
+                "10.244.1.2:8080 Peer 10.244.1.1:61000"
+            ]
+        );
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Snapshot {
     }
 }
 
-const PASSES: [PassReason; 8] = [
+const PASSES: [PassReason; 9] = [
     PassReason::Policy,
     PassReason::NotIsolated,
     PassReason::Reply,
@@ -101,6 +101,7 @@ const PASSES: [PassReason; 8] = [
     PassReason::Neighbour,
     PassReason::IcmpError,
     PassReason::Fragment,
+    PassReason::NoEndpoint,
 ];
 
 /// Every metric. The clones of one are one.
@@ -485,6 +486,10 @@ const fn table_of(op: &Op) -> Option<(&'static str, &'static str)> {
         Op::Sets { .. } => ("sets", false),
         Op::Source { allowed, .. } => ("sources", !*allowed),
         Op::Slot { slot, .. } => ("slots", slot.is_none()),
+        Op::Vips { .. } => ("vips", false),
+        Op::Backend { .. } => ("backends", false),
+        Op::Service { to, .. } => ("services", to.is_none()),
+        Op::Forsake { .. } => ("translations", true),
         Op::Barrier => return None,
     };
     Some((table, if delete { "delete" } else { "update" }))

@@ -72,6 +72,15 @@ impl Protocol {
         Self::ALL.into_iter().find(|p| p.name() == text)
     }
 
+    /// IANA's number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
     /// Its place in the port table.
     pub const fn index(self) -> u32 {
         match self {

@@ -2,8 +2,10 @@
 
 use std::mem::size_of;
 
-use policy_common::flows::{FlowSet, WAYS};
-use policy_common::maps::{Addr4, Addr6, Endpoint, INDEX_BLOCK, INDEX_TOP, SourceKey};
+use policy_common::flows::{FlowKey, FlowSet, WAYS};
+use policy_common::maps::{
+    Addr4, Addr6, BackendEntry, Endpoint, INDEX_BLOCK, INDEX_TOP, ServiceKey, SourceKey, Translation,
+};
 
 /// Entries of the hash for interface indexes that the array does not reach: `SLOTS_HIGH` of the programs.
 pub(super) const HIGH_INTERFACES: u32 = 4096;
@@ -20,6 +22,10 @@ pub struct Capacity {
     pub cidrs: u32,
     /// Prefixes of extra sources.
     pub sources: u32,
+    /// Frontends of Services.
+    pub services: u32,
+    /// Places of their lists of backends.
+    pub backends: u32,
     /// Sets of the flow table, eight flows each: a power of two.
     pub flow_sets: u32,
     /// Blocks of the IPv4 index. Where they run out, the hash and the trie answer: slower, and the same.
@@ -35,6 +41,8 @@ impl Default for Capacity {
             peers: 131_072,
             cidrs: 131_072,
             sources: 16_384,
+            services: 65_536,
+            backends: 131_072,
             flow_sets: 32_768,
             index_blocks: 8192,
         }
@@ -50,6 +58,8 @@ pub enum Table {
     Peers,
     Cidrs,
     Sources,
+    Services,
+    Backends,
     /// Interface indexes of 65,536 and more: their number is fixed.
     Interfaces,
     Flows,
@@ -58,7 +68,7 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Peers,
         Self::Cidrs,
         Self::Rows,
@@ -66,6 +76,8 @@ impl Table {
         Self::Endpoints,
         Self::Interfaces,
         Self::Sources,
+        Self::Services,
+        Self::Backends,
         Self::Flows,
         Self::Index,
     ];
@@ -78,6 +90,8 @@ impl Table {
             Self::Peers => "peers",
             Self::Cidrs => "cidrs",
             Self::Sources => "sources",
+            Self::Services => "services",
+            Self::Backends => "backends",
             Self::Interfaces => "interfaces",
             Self::Flows => "flows",
             Self::Index => "index",
@@ -95,7 +109,13 @@ impl Table {
             Self::Bits | Self::Rows | Self::Index => EntryBytes { used: 0, place: ARRAY_CELL },
             // Its sets are an array beside it.
             Self::Endpoints => EntryBytes { used: 0, place: array(size_of::<Endpoint>()) + ARRAY_CELL },
-            Self::Flows => EntryBytes { used: 0, place: array(size_of::<FlowSet>()) / WAYS as u64 },
+            // For each set, one translation in a hash that is made in advance.
+            Self::Flows => {
+                let place = array(size_of::<FlowSet>()) + TRANSLATION + HASH_BUCKET;
+                EntryBytes { used: 0, place: place / WAYS as u64 }
+            }
+            Self::Services => EntryBytes { used: hash_entry(size_of::<ServiceKey>()), place: HASH_BUCKET },
+            Self::Backends => EntryBytes { used: 0, place: array(size_of::<BackendEntry>()) },
             Self::Peers => {
                 let used = hash_entry(size_of::<Addr4>()) + hash_entry(size_of::<Addr6>());
                 EntryBytes { used, place: 2 * HASH_BUCKET }
@@ -127,6 +147,10 @@ const HASH_ELEMENT: usize = 48;
 const TRIE_NODE: usize = 40;
 /// What values of one class take in a hash or trie, and what the kernel's allocator puts before an object (from 6.1 on).
 const CLASS_AND_HEAD: usize = 16;
+
+/// An element of the hash of translations.
+const TRANSLATION: u64 =
+    (HASH_ELEMENT + size_of::<FlowKey>().next_multiple_of(8) + size_of::<Translation>()) as u64;
 
 const fn array(value: usize) -> u64 {
     value.next_multiple_of(8) as u64
@@ -165,6 +189,8 @@ impl Capacity {
             Table::Peers => self.peers as u64,
             Table::Cidrs => self.cidrs as u64,
             Table::Sources => self.sources as u64,
+            Table::Services => self.services as u64,
+            Table::Backends => self.backends as u64,
             Table::Interfaces => HIGH_INTERFACES as u64,
             Table::Flows => self.flow_sets as u64 * WAYS as u64,
             Table::Index => self.index_blocks as u64,
@@ -182,6 +208,8 @@ impl Capacity {
             Table::Peers => capacity.peers = entries,
             Table::Cidrs => capacity.cidrs = entries,
             Table::Sources => capacity.sources = entries,
+            Table::Services => capacity.services = entries,
+            Table::Backends => capacity.backends = entries,
             Table::Index => capacity.index_blocks = entries,
             Table::Interfaces | Table::Flows => return None,
         }
@@ -192,7 +220,7 @@ impl Capacity {
     pub const fn bytes_with(&self, table: Table, used: u64) -> u64 {
         let EntryBytes { used: each, place } = table.bytes();
         let places = match table {
-            Table::Peers | Table::Interfaces => self.entries(table).next_power_of_two(),
+            Table::Peers | Table::Interfaces | Table::Services => self.entries(table).next_power_of_two(),
             Table::Index => INDEX_TOP as u64 + self.entries(table) * INDEX_BLOCK as u64,
             _ => self.entries(table),
         };

@@ -18,6 +18,8 @@ const LARGEST_START: Capacity = Capacity {
     peers: 1 << 19,
     cidrs: 1 << 19,
     sources: 1 << 16,
+    services: 1 << 17,
+    backends: 1 << 18,
     // All of it is read after each change of policy.
     flow_sets: 1 << 16,
     index_blocks: 1 << 13,
@@ -31,6 +33,8 @@ const SMALLEST: Capacity = Capacity {
     peers: 1 << 11,
     cidrs: 1 << 11,
     sources: 1 << 10,
+    services: 1 << 11,
+    backends: 1 << 12,
     flow_sets: 1 << 11,
     index_blocks: 1 << 8,
 };
@@ -43,6 +47,8 @@ pub const LARGEST: Capacity = Capacity {
     peers: 1 << 24,
     cidrs: 1 << 24,
     sources: 1 << 20,
+    services: 1 << 22,
+    backends: 1 << 24,
     flow_sets: 1 << 20,
     index_blocks: 1 << 16,
 };
@@ -72,6 +78,8 @@ pub struct Fixed {
     pub peers: Option<u32>,
     pub cidrs: Option<u32>,
     pub sources: Option<u32>,
+    pub services: Option<u32>,
+    pub backends: Option<u32>,
     pub flow_sets: Option<u32>,
 }
 
@@ -106,6 +114,8 @@ impl Limits {
             peers: of(|c| c.peers, self.fixed.peers),
             cidrs: of(|c| c.cidrs, self.fixed.cidrs),
             sources: of(|c| c.sources, self.fixed.sources),
+            services: of(|c| c.services, self.fixed.services),
+            backends: of(|c| c.backends, self.fixed.backends),
             flow_sets: of(|c| c.flow_sets, self.fixed.flow_sets),
             index_blocks: of(|c| c.index_blocks, None),
         }
@@ -114,7 +124,16 @@ impl Limits {
     /// Whether tables of these sizes, which are there already, may stay in use.
     pub fn allow(&self, present: &Capacity) -> bool {
         let start = self.start();
-        let tables = [Table::Bits, Table::Rows, Table::Endpoints, Table::Peers, Table::Cidrs, Table::Sources];
+        let tables = [
+            Table::Bits,
+            Table::Rows,
+            Table::Endpoints,
+            Table::Peers,
+            Table::Cidrs,
+            Table::Sources,
+            Table::Services,
+            Table::Backends,
+        ];
         tables.into_iter().all(|table| {
             let (present, start) = (present.entries(table), start.entries(table));
             present == start || present > start && !self.is_fixed(table)
@@ -136,7 +155,8 @@ impl Limits {
     }
 
     const fn is_fixed(&self, table: Table) -> bool {
-        let Fixed { words, rows, endpoints, peers, cidrs, sources, flow_sets: _ } = &self.fixed;
+        let Fixed { words, rows, endpoints, peers, cidrs, sources, services, backends, flow_sets: _ } =
+            &self.fixed;
         match table {
             Table::Bits => words.is_some(),
             Table::Rows => rows.is_some(),
@@ -144,6 +164,8 @@ impl Limits {
             Table::Peers => peers.is_some(),
             Table::Cidrs => cidrs.is_some(),
             Table::Sources => sources.is_some(),
+            Table::Services => services.is_some(),
+            Table::Backends => backends.is_some(),
             // The first agent's stays in use; the index is never what a plan lacks; indexes have a number of their own.
             Table::Flows | Table::Index | Table::Interfaces => true,
         }

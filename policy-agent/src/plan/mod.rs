@@ -7,8 +7,10 @@
 //! 2. new policy sets, and the columns of new peer classes in old ones, are written where nothing reads yet;
 //! 3. addresses move to their new classes, the most specific prefix first. In the sets of pods that are about to move,
 //!    a new class has the row that its addresses had before;
-//! 4. pods move to their new sets, one eight-byte store each;
-//! 5. what only served the move goes: entries of vanished addresses, classes, rows, sets. A barrier comes before where a
+//! 4. frontends of Services move to lists of backends that were written before, one eight-byte store each: after the
+//!    addresses, so that a new backend has its class when it is chosen;
+//! 5. pods move to their new sets, one eight-byte store each;
+//! 6. what only served the move goes: entries of vanished addresses, classes, rows, sets. A barrier comes before where a
 //!    packet that still reads what was left could tell.
 //!
 //! A plan for a whole compilation compares everything. One for a delta looks at what the delta names (`known.rs`), and
@@ -30,6 +32,7 @@ mod ports;
 mod present;
 mod quick;
 mod ranges;
+mod services;
 mod sets;
 mod shadow;
 mod watch;
@@ -47,9 +50,11 @@ pub use present::Present;
 
 use crate::compile::{Compiled, Delta, Excess};
 use crate::model::ObjectName;
+use crate::model::services::Frontend;
 use known::Known;
 use names::{Contents, PortSetNumber, RowKey, SetKey, SignatureKey};
 use ranges::Ranges;
+use services::Lists;
 use shadow::Shadow;
 
 /// An interface to enforce on.
@@ -91,6 +96,7 @@ struct Layout {
     port_classes: HashMap<BTreeSet<PortSetNumber>, u32>,
     port_class_ids: Ranges,
     slots: Ranges,
+    lists: Lists,
 }
 
 /// What a plan frees, once it has been applied to its end.
@@ -101,6 +107,7 @@ struct Freed {
     rows: Vec<(u32, u32)>,
     port_classes: Vec<u32>,
     slots: Vec<u32>,
+    lists: Vec<(u32, u32)>,
 }
 
 #[derive(Debug)]
@@ -129,6 +136,8 @@ struct Wanted<'a> {
     known: Known,
     /// The addresses that may have to move; `None`: any.
     dirty: Option<&'a BTreeSet<IpAddr>>,
+    /// The same of frontends.
+    dirty_frontends: Option<&'a BTreeSet<Frontend>>,
 }
 
 impl Planner {
@@ -151,6 +160,7 @@ impl Planner {
             port_classes: HashMap::from([(BTreeSet::new(), 0)]),
             port_class_ids: Ranges::new(1, u32::MAX),
             slots: Ranges::new(0, capacity.endpoints),
+            lists: Lists::new(&capacity),
         };
         Self {
             capacity,
@@ -222,7 +232,7 @@ impl Planner {
 
     fn plan_whole(&mut self, compiled: &Compiled, endpoints: &[LocalEndpoint]) -> Result<(), TableFull> {
         let before = self.layout.clone();
-        let mut wanted = Wanted { compiled, known: Known::default(), dirty: None };
+        let mut wanted = Wanted { compiled, known: Known::default(), dirty: None, dirty_frontends: None };
         let planned = self
             .check(endpoints)
             .and_then(|()| self.check_addresses(compiled, compiled.addresses.keys()))
@@ -247,7 +257,12 @@ impl Planner {
             return result;
         }
         let (before, sizes) = (self.layout.clone(), known.sizes());
-        let mut wanted = Wanted { compiled, known, dirty: Some(&delta.addresses) };
+        let mut wanted = Wanted {
+            compiled,
+            known,
+            dirty: Some(&delta.addresses),
+            dirty_frontends: Some(&delta.frontends),
+        };
         let prefixes = if delta.prefixes { self.check_prefixes(compiled) } else { Ok(()) };
         let planned = prefixes
             .and_then(|()| self.check(endpoints))
@@ -284,7 +299,11 @@ impl Planner {
                 space.free(id, 1);
             }
         }
-        for (space, extents) in [(&mut layout.set_space, freed.sets), (&mut layout.row_space, freed.rows)] {
+        for (space, extents) in [
+            (&mut layout.set_space, freed.sets),
+            (&mut layout.row_space, freed.rows),
+            (&mut layout.lists.space, freed.lists),
+        ] {
             for (start, length) in extents {
                 space.free(start, length);
             }
@@ -324,6 +343,7 @@ impl Planner {
         let width = layout.width;
         layout.row_space =
             Ranges::rebuild(1, capacity.words, layout.rows.values().map(|word| (*word, width)));
+        layout.lists.rebuild_space(&capacity);
     }
 
     /// Entries in use, with the capacity: for metrics and `status`. Of two families, those of the larger one.
@@ -339,6 +359,8 @@ impl Planner {
             (Table::Peers, larger(|shadow, v4| shadow.peers.len_of(v4)).unwrap_or(0)),
             (Table::Cidrs, larger(Shadow::cidrs_of).unwrap_or(0)),
             (Table::Sources, shadow.sources.len()),
+            (Table::Services, shadow.services.len()),
+            (Table::Backends, layout.lists.places()),
         ];
         used.map(|(table, used)| (table, (used as u64, self.capacity.entries(table)))).into()
     }
@@ -402,6 +424,7 @@ impl Planner {
             }
         }
         let settle = self.move_addresses(wanted, endpoints)?;
+        self.plan_services(wanted.compiled, wanted.dirty_frontends)?;
         let mut targets = self.targets(&wanted.known, wanted.compiled, endpoints);
         let moved = self.move_endpoints(&mut targets)?;
         // Those that went by way of another class may only go on when nobody reads the sets that were left, and coarser
@@ -433,6 +456,7 @@ impl Planner {
             &mut layout.row_space,
             &mut layout.port_class_ids,
             &mut layout.slots,
+            &mut layout.lists.space,
         ];
         if spaces.iter().all(|space| space.is_quarantine_empty()) {
             return;

@@ -1,11 +1,14 @@
 //! One write to one table: what a plan is made of.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy_common::maps::{Endpoint, Sets};
+use policy_common::maps::{BackendEntry, Endpoint, ServiceRef, Sets};
 
 use crate::model::Protocol;
+use crate::model::services::{Backend, Frontend};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -29,6 +32,15 @@ pub enum Op {
     Source { ifindex: u32, net: IpNet, allowed: bool },
     /// An interface's slot; `None` removes it.
     Slot { ifindex: u32, slot: Option<u32> },
+    /// 64 addresses that Services may have.
+    Vips { index: u32, bits: u64 },
+    /// One place of a list of backends, which nothing refers to yet.
+    Backend { index: u32, entry: BackendEntry },
+    /// A frontend's list; `None` removes the frontend.
+    Service { frontend: Frontend, to: Option<ServiceRef> },
+    /// These backends are gone from behind these frontends: datagrams, and clients that keep to one, go elsewhere from
+    /// here on. Connections end by themselves, as kube-proxy's do.
+    Forsake { gone: Arc<BTreeSet<(Frontend, Backend)>> },
     /// Waits until no program runs that has read what earlier operations replaced.
     Barrier,
 }

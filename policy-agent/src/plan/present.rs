@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use policy_common::maps::{Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets};
+use policy_common::maps::{
+    BackendEntry, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, ServiceRef, Sets, VIP_WORDS,
+};
 
 use super::capacity::Capacity;
+use super::services::is_within;
+use crate::model::services::Frontend;
 
 /// The contents of the tables that another agent, or a dead one, has left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +29,11 @@ pub struct Present {
     /// Of the slots that interfaces refer to.
     pub endpoints: BTreeMap<u32, Endpoint>,
     pub sources: BTreeSet<(u32, IpNet)>,
+    /// All of `VIPS`.
+    pub vips: Vec<u64>,
+    /// All of `BACKENDS`.
+    pub backends: Vec<BackendEntry>,
+    pub services: BTreeMap<Frontend, ServiceRef>,
 }
 
 impl Present {
@@ -35,6 +44,9 @@ impl Present {
             && self.rows.len() == capacity.rows as usize
             && self.ports.len() == (PORT_PROTOCOLS * PORTS_PER_PROTOCOL) as usize
             && self.sets.len() == capacity.endpoints as usize
+            && self.vips.len() == VIP_WORDS as usize
+            && self.backends.len() == capacity.backends as usize
+            && self.services.values().all(|to| is_within(*to, capacity.backends))
             && slots.len() == self.slots.len()
             && slots.iter().all(|slot| *slot < capacity.endpoints)
             && self.slots.iter().all(|(ifindex, slot)| {

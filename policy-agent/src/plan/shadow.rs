@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
-use policy_common::maps::{CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, Sets};
+use policy_common::maps::{
+    BackendEntry, CLASS_NONE, Endpoint, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, ServiceRef, Sets, VIP_WORDS,
+};
 
 use super::capacity::Capacity;
 use super::op::Op;
 use super::present::Present;
+use crate::model::services::Frontend;
 use crate::model::{AddressMap, Protocol};
 
 #[derive(Debug, Default)]
@@ -26,6 +29,9 @@ pub(super) struct Shadow {
     /// Slots whose endpoints are watched.
     pub(super) watched: BTreeSet<u32>,
     pub(super) sources: BTreeSet<(u32, IpNet)>,
+    vips: Vec<u64>,
+    backends: Vec<BackendEntry>,
+    pub(super) services: BTreeMap<Frontend, ServiceRef>,
     ops: Vec<Op>,
     undo: Vec<Undo>,
 }
@@ -45,6 +51,8 @@ impl Shadow {
             words: vec![0; capacity.words as usize],
             rows: vec![0; capacity.rows as usize],
             ports: vec![CLASS_NONE; (PORT_PROTOCOLS * PORTS_PER_PROTOCOL) as usize],
+            vips: vec![0; VIP_WORDS as usize],
+            backends: vec![BackendEntry::default(); capacity.backends as usize],
             ..Self::default()
         }
     }
@@ -60,6 +68,14 @@ impl Shadow {
 
     pub(super) fn word(&self, index: u32) -> u64 {
         self.words.get(index as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn vips(&self, index: u32) -> u64 {
+        self.vips.get(index as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn backend(&self, index: u32) -> Option<BackendEntry> {
+        self.backends.get(index as usize).copied()
     }
 
     pub(super) fn port(&self, protocol: Protocol, port: u16) -> u32 {
@@ -200,7 +216,18 @@ impl Shadow {
                 Op::Sets { slot, sets: self.sets.insert(slot, sets).unwrap_or_default() }
             }
             Op::Slot { ifindex, slot } => Op::Slot { ifindex, slot: replace(&mut self.slots, ifindex, slot) },
-            Op::Barrier => return Undo::Nothing,
+            Op::Vips { index, bits } => {
+                let old = self.vips.get_mut(index as usize).map(|word| std::mem::replace(word, bits));
+                Op::Vips { index, bits: old.unwrap_or(0) }
+            }
+            Op::Backend { index, entry } => {
+                let old = self.backends.get_mut(index as usize).map(|place| std::mem::replace(place, entry));
+                Op::Backend { index, entry: old.unwrap_or_default() }
+            }
+            Op::Service { frontend, to } => {
+                Op::Service { frontend, to: replace(&mut self.services, frontend, to) }
+            }
+            Op::Barrier | Op::Forsake { .. } => return Undo::Nothing,
         })
     }
 }
@@ -214,6 +241,9 @@ impl From<Present> for Shadow {
             sets: (0_u32..).zip(present.sets).collect(),
             slots: present.slots,
             sources: present.sources,
+            vips: present.vips,
+            backends: present.backends,
+            services: present.services,
             ..Self::default()
         };
         for (address, class) in present.peers {

@@ -39,6 +39,8 @@ pub(super) const CAPACITY: Capacity = Capacity {
     peers: 1024,
     cidrs: 1024,
     sources: 64,
+    services: 64,
+    backends: 256,
     flow_sets: 65_536,
     index_blocks: 1024,
 };

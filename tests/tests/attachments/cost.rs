@@ -25,6 +25,8 @@ fn a_look_at_110_endpoints_takes_less_than_five_milliseconds() -> Result<()> {
                 peers: 16,
                 cidrs: 16,
                 sources: 16,
+                services: 64,
+                backends: 256,
                 flow_sets: 16,
                 index_blocks: 16,
             };

@@ -29,6 +29,8 @@ impl Foreign {
             peers: 16,
             cidrs: 16,
             sources: 16,
+            services: 64,
+            backends: 256,
             flow_sets: 16,
             index_blocks: 16,
         };

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::super::connections::Connections;
 use super::{Core, Look};
 use crate::datapath::bpf::{Expected, Inspector, Lost};
 use crate::datapath::watch;
@@ -97,7 +96,9 @@ impl Core {
             repaired.insert(ifindex);
         }
         if !repaired.is_empty() {
-            for problem in Connections::learn_again(&mut self.datapath, &repaired, &self.scan) {
+            let compiled = self.compiler.compiled();
+            let again = self.connections.learn_again(&mut self.datapath, compiled, &repaired, &self.scan);
+            for problem in again {
                 tracing::warn!("{problem}");
             }
             self.connections.changed();

@@ -6,12 +6,16 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use policy_common::maps::{Class, Endpoint, IFINDEX_DIRECT, SOURCE_KEY_BITS, SlotRef, SourceKey};
+use policy_common::maps::{
+    Class, Endpoint, IFINDEX_DIRECT, SOURCE_KEY_BITS, ServiceKey, ServiceRef, SlotRef, SourceKey,
+};
 
+use super::super::frontend_of;
 use super::BpfError;
 use super::batch::read_pinned;
 use super::maps::Maps;
 use super::pins::Pins;
+use crate::model::services::Frontend;
 use crate::plan::Present;
 
 /// All values of one of the tables.
@@ -38,6 +42,9 @@ impl Maps {
             peers: self.peers_present()?,
             cidrs: self.cidrs_present()?,
             sources: self.sources_present()?,
+            vips: array(pins, "VIPS")?,
+            backends: array(pins, "BACKENDS")?,
+            services: self.services_present()?,
         })
     }
 
@@ -77,6 +84,18 @@ impl Maps {
             cidrs.extend(net.ok().map(|net| (net.into(), class_of(class))));
         }
         Ok(cidrs)
+    }
+
+    fn services_present(&self) -> Result<BTreeMap<Frontend, ServiceRef>, BpfError> {
+        let mut services = BTreeMap::new();
+        for entry in self.services.iter() {
+            let (key, to) = entry?;
+            let key: ServiceKey = bytemuck::cast(key);
+            if let Some(frontend) = frontend_of(key.address.ip(key.family), key.port, key.protocol) {
+                services.insert(frontend, bytemuck::cast(to));
+            }
+        }
+        Ok(services)
     }
 
     fn sources_present(&self) -> Result<BTreeSet<(u32, IpNet)>, BpfError> {

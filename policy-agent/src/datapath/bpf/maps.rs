@@ -1,6 +1,7 @@
 //! Operations as map updates. Values go through `bytemuck` as bytes: aya's own trait would need `unsafe`.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,23 +11,28 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use bytemuck::bytes_of;
 use ipnet::IpNet;
-use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowSet, FlowShape};
+use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowKey, FlowSet, FlowShape};
 use policy_common::maps::{
-    Addr6, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT,
-    INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, Sets, Settings, SlotRef, SourceKey,
+    Addr6, BackendEntry, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget,
+    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, ServiceKey, Sets,
+    Settings, SlotRef, SourceKey, TRANSLATES, Translation,
 };
+use policy_common::service::flag;
 use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
 
+use super::super::is_forsaken;
 use super::BpfError;
 use super::batch::read_pinned;
 use super::index4::{self, Index4};
+use crate::model::services::{Backend, Frontend};
 use crate::plan::{Op, Present};
 use crate::ready::readiness;
 
 const ENDPOINT: usize = size_of::<Endpoint>();
 const SETTINGS: usize = size_of::<Settings>();
 const EVENT_BUDGET: usize = size_of::<EventBudget>();
+type FlowKeyBytes = [u8; size_of::<FlowKey>()];
 type SourceBytes = [u8; size_of::<SourceKey>()];
 /// include/uapi/linux/bpf.h: the kernel copies the value under its lock.
 pub(super) const BPF_F_LOCK: u64 = 4;
@@ -47,6 +53,11 @@ pub(super) struct Maps {
     /// What `index4` holds.
     index: Index4,
     pub(super) sources: LpmTrie<MapData, SourceBytes, [u8; 4]>,
+    vips: Array<MapData, u64>,
+    backends: Array<MapData, [u8; size_of::<BackendEntry>()]>,
+    pub(super) services: HashMap<MapData, [u8; size_of::<ServiceKey>()], [u8; 8]>,
+    pub(super) translations: HashMap<MapData, FlowKeyBytes, [u8; size_of::<Translation>()]>,
+    translates: Array<MapData, u32>,
     flow_seed: Array<MapData, u64>,
     flow_shape: Array<MapData, [u8; size_of::<FlowShape>()]>,
     settings: Array<MapData, [u8; SETTINGS]>,
@@ -81,6 +92,11 @@ impl Maps {
             rows: take(ebpf, "ROWS")?,
             bits: take(ebpf, "BITS")?,
             sources: take(ebpf, "SOURCES")?,
+            vips: take(ebpf, "VIPS")?,
+            backends: take(ebpf, "BACKENDS")?,
+            services: take(ebpf, "SERVICES")?,
+            translations: take(ebpf, "TRANSLATIONS")?,
+            translates: take(ebpf, "TRANSLATES")?,
             flow_seed: take(ebpf, "FLOW_SEED")?,
             flow_shape: take(ebpf, "FLOW_SHAPE")?,
             settings: take(ebpf, "SETTINGS")?,
@@ -186,12 +202,62 @@ impl Maps {
             Op::Source { ifindex, net, allowed } => self.write_source(ifindex, net, allowed),
             Op::Sets { slot, sets } => self.sets.set(slot, bytemuck::cast::<Sets, [u8; 8]>(sets), 0),
             Op::Slot { ifindex, slot } => self.write_slot(ifindex, slot),
+            Op::Vips { index, bits } => self.vips.set(index, bits, 0),
+            Op::Backend { index, entry } => {
+                self.backends.set(index, bytemuck::cast::<_, [u8; size_of::<BackendEntry>()]>(entry), 0)
+            }
+            Op::Service { frontend, to } => {
+                let key: [u8; size_of::<ServiceKey>()] = bytemuck::cast(service_key(&frontend));
+                match to {
+                    Some(to) => self.services.insert(key, bytemuck::cast::<_, [u8; 8]>(to), 0),
+                    None => self.services.remove(&key),
+                }
+            }
+            Op::Forsake { ref gone } => self.forsake(gone),
             Op::Barrier => {
                 barrier();
                 self.index.barrier();
                 Ok(())
             }
         }
+    }
+
+    /// What is translated already is not touched.
+    pub(super) fn follow(&mut self, key: &FlowKey, backend: SocketAddr, now: u32) -> Result<(), BpfError> {
+        /// include/uapi/linux/bpf.h.
+        const BPF_NOEXIST: u64 = 1;
+        let value = Translation {
+            address: Addr6::of(backend.ip()).0,
+            port: backend.port(),
+            flags: flag::FOLLOWED | flag::ANSWERED,
+            seen: now,
+        };
+        let bytes: [u8; size_of::<Translation>()] = bytemuck::cast(value);
+        let key_bytes: FlowKeyBytes = bytemuck::cast(*key);
+        match self.translations.insert(key_bytes, bytes, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            result => result?,
+        }
+        Ok(self.translates.set(key.ifindex % TRANSLATES, 1, 0)?)
+    }
+
+    /// The map changes while it is read: an entry that is skipped or met twice is one of somebody else's.
+    fn forsake(&mut self, gone: &BTreeSet<(Frontend, Backend)>) -> Result<(), MapError> {
+        let mut forsaken = Vec::new();
+        for entry in self.translations.iter() {
+            let Ok((key, value)) = entry else { continue };
+            if is_forsaken(gone, &bytemuck::cast(key), &bytemuck::cast(value)) {
+                forsaken.push(key);
+            }
+        }
+        for key in forsaken {
+            match self.translations.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn write_peer(&mut self, address: IpAddr, class: Option<u32>) -> Result<(), MapError> {
@@ -299,6 +365,11 @@ impl Maps {
         }
         Ok(totals)
     }
+}
+
+fn service_key(frontend: &Frontend) -> ServiceKey {
+    let (address, family) = Addr6::of(frontend.address);
+    ServiceKey { address, port: frontend.port, protocol: frontend.protocol.number(), family }
 }
 
 /// Every value of four bytes is one number.

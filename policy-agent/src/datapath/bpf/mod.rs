@@ -20,12 +20,13 @@ mod sys;
 mod tcx;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use policy_common::flows::{FlowEntry, FlowSeed, WAYS};
+use policy_common::flows::{FlowEntry, FlowKey, FlowSeed, WAYS};
 use policy_common::maps::{INDEX_BLOCK, INDEX_TOP, Settings};
 
 pub use attach::{AttachMode, Attached, Hook};
@@ -312,6 +313,12 @@ impl BpfDatapath {
         Ok(clock::run(self.generation.program("seed_flow")?, &frame)? == 1)
     }
 
+    /// A flow to a Service that the node translates: it is judged by who really answers, and left as it is.
+    pub fn follow(&mut self, key: &FlowKey, backend: SocketAddr) -> Result<(), BpfError> {
+        let now = clock::run(self.generation.program("read_seconds")?, &[0; 14])?;
+        self.generation.maps.follow(key, backend, now)
+    }
+
     /// The kernel's numbers of the programs that hang on interfaces.
     pub fn program_ids(&mut self) -> Result<BTreeSet<u32>, BpfError> {
         let ids = Hook::BOTH.map(|hook| Ok(self.generation.program(hook.program())?.info()?.id()));
@@ -369,7 +376,7 @@ async fn pass_on<T: log::Log>(mut logger: aya_log::EbpfLogger<T>) {
 }
 
 /// The tables whose sizes are chosen.
-const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 11] {
+const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 14] {
     [
         ("BITS", capacity.words),
         ("ROWS", capacity.rows),
@@ -380,6 +387,9 @@ const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 11] {
         ("CIDRS4", capacity.cidrs),
         ("CIDRS6", capacity.cidrs),
         ("SOURCES", capacity.sources),
+        ("SERVICES", capacity.services),
+        ("BACKENDS", capacity.backends),
+        ("TRANSLATIONS", capacity.flow_sets),
         ("FLOWS", capacity.flow_sets),
         ("INDEX4", INDEX_TOP + capacity.index_blocks * INDEX_BLOCK),
     ]

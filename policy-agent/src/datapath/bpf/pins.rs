@@ -22,7 +22,7 @@ use super::{BpfError, program};
 use crate::plan::Capacity;
 
 /// Tables that an agent fills, and that the next one takes over.
-pub(super) const TABLES: [&str; 12] = [
+pub(super) const TABLES: [&str; 15] = [
     "SLOTS",
     "SLOTS_HIGH",
     "ENDPOINTS",
@@ -35,11 +35,14 @@ pub(super) const TABLES: [&str; 12] = [
     "ROWS",
     "BITS",
     "SOURCES",
+    "VIPS",
+    "SERVICES",
+    "BACKENDS",
 ];
 /// Kept from one agent of this layout to the next, and from one generation of tables to the next.
 const KEPT: [&str; 3] = ["COUNTS", "EVENTS", "EVENT_BUDGET"];
 /// The connections, kept from one agent to the next.
-pub(super) const FLOWS: [&str; 3] = ["FLOWS", "FLOW_SEED", "FLOW_SHAPE"];
+pub(super) const FLOWS: [&str; 5] = ["FLOWS", "FLOW_SEED", "FLOW_SHAPE", "TRANSLATIONS", "TRANSLATES"];
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const BPFFS: &str = "/sys/fs/bpf";
@@ -193,6 +196,8 @@ pub fn pinned_capacity(bpffs: &Path) -> Option<Capacity> {
         peers: table("PEERS4")?,
         cidrs: table("CIDRS4")?,
         sources: table("SOURCES")?,
+        services: table("SERVICES")?,
+        backends: table("BACKENDS")?,
         flow_sets: entries(pins.flows("FLOWS"))?,
         index_blocks: table("INDEX4")?.checked_sub(INDEX_TOP)? / INDEX_BLOCK,
     })

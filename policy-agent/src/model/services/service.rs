@@ -39,6 +39,12 @@ pub struct ServicePort {
 }
 
 impl Service {
+    /// All addresses that lead to it.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let Self { cluster_ips, external_ips, load_balancer_ips, .. } = self;
+        cluster_ips.iter().chain(external_ips).chain(load_balancer_ips).copied()
+    }
+
     /// Whether it has an address of this family in the cluster: without one, kube-proxy of that family skips it whole.
     pub fn serves(&self, v4: bool) -> bool {
         self.cluster_ips.iter().any(|address| address.is_ipv4() == v4)
