@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// The layout of all maps but those of the connections. Agents of another layout fill tables of their own beside these;
 /// whoever changes a key, a value or what one means gives it a new number.
-pub const LAYOUT: u32 = if cfg!(feature = "next-layout") { 3 } else { 2 };
+pub const LAYOUT: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };
 
 /// A class that the compiler never hands out: addresses that no rule names, and ports that none names (with the
 /// protocols that have no ports, which only a rule without `ports` allows too).

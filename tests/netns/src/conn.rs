@@ -50,8 +50,30 @@ impl TcpConn {
         }
     }
 
+    /// Sends a line, while it reads, and waits for that very line to come back.
+    pub fn echo_line(&mut self, text: &str, timeout: Duration) -> Result<()> {
+        let line = format!("{text}\n").into_bytes();
+        let mut writer = self.stream.get_ref().try_clone()?;
+        let deadline = Instant::now() + timeout;
+        std::thread::scope(|scope| {
+            let written = scope.spawn(|| writer.write_all(&line));
+            let read = self.await_line(&line, deadline);
+            if read.is_err() {
+                // Or the writer would wait for ever.
+                let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Both);
+            }
+            let written = written.join().map_err(|_| io::Error::other("the writer panicked"));
+            read.and(written.and_then(|written| written))
+        })
+        .with_context(|| format!("a line of {} bytes", line.len()))
+    }
+
     fn exchange(&mut self, line: &[u8], deadline: Instant) -> io::Result<()> {
         self.stream.get_mut().write_all(line)?;
+        self.await_line(line, deadline)
+    }
+
+    fn await_line(&mut self, line: &[u8], deadline: Instant) -> io::Result<()> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

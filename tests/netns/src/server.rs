@@ -49,7 +49,7 @@ impl Server {
         echo.set_read_timeout(Some(PATIENCE))?;
         let socket = SockRef::from(&echo).try_clone()?;
         Ok(Self::run(socket, move |stop| {
-            let mut buffer = [0; 2048];
+            let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
                 // What comes of a shutdown has no sender, and must not be asked for one: look first.
                 if echo.peek(&mut buffer).is_err() || stop.load(Ordering::Relaxed) {

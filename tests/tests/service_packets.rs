@@ -1,0 +1,346 @@
+//! What translation makes of packets, byte by byte: the packet that the pod would have sent to the endpoint itself, and
+//! the answer that the Service would have given.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use crc::{CRC_32_ISCSI, Crc};
+use etherparse::PacketBuilder;
+use policy_agent::compile::{Compiled, Scope, compile};
+use policy_agent::datapath::enforce;
+use policy_agent::datapath::memory::Memory;
+use policy_agent::model::services::{Backend, Frontend, Target};
+use policy_agent::model::{Block, Cluster, ObjectName, Peer, Pod, Policy, Protocol, Rule, Selector};
+use policy_agent::plan::{Capacity, LocalEndpoint, Planner};
+use policy_common::packet::SliceMut;
+use policy_common::parse::Scratch;
+use policy_common::rewrite::rewrite;
+use policy_common::{Arrival, Direction, DropReason, PassReason, Slice, Verdict, decide};
+
+const POD: [&str; 2] = ["10.244.1.2", "fd00:244:1::2"];
+const VIP: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
+const BACKEND: [&str; 2] = ["10.244.2.9", "fd00:244:2::9"];
+const ROUTER: [&str; 2] = ["192.0.2.1", "fd00:192::1"];
+const IFINDEX: u32 = 7;
+
+struct Setting {
+    tables: Memory,
+    family: usize,
+}
+
+fn address(list: [&str; 2], family: usize) -> Result<IpAddr> {
+    Ok(list[family].parse()?)
+}
+
+impl Setting {
+    /// A pod that may open connections to the endpoint's address, whatever the port, or to nobody.
+    fn new(family: usize, allowed: bool, backends: &[(&str, u16)]) -> Result<Self> {
+        let id = ObjectName::new("ns", "pod");
+        let addresses: Vec<IpAddr> = vec![POD[0].parse()?, POD[1].parse()?];
+        let mut cluster = Cluster::default();
+        cluster.pods.insert(Pod {
+            id: id.clone(),
+            uid: String::new(),
+            labels: Arc::default(),
+            node: None,
+            addresses: addresses.clone(),
+            host_network: false,
+            finished: false,
+            terminating: false,
+            created: 0,
+            ports: [].into(),
+            sources: Vec::new(),
+        });
+        let blocks = BACKEND.map(|text| {
+            text.parse::<IpAddr>()
+                .map(|address| Peer::Block(Block { cidr: address.into(), except: Vec::new() }))
+        });
+        let rule = Rule { peers: Some(blocks.into_iter().collect::<Result<_, _>>()?), ports: None };
+        let policy = Policy {
+            id: ObjectName::new("ns", "policy"),
+            subject: Selector::everything(),
+            ingress: Some(Vec::new()),
+            egress: Some(if allowed { vec![rule] } else { Vec::new() }),
+        };
+        cluster.policies.insert(policy.id.clone(), policy);
+        let mut compiled: Compiled = compile(&cluster, &Scope::Cluster);
+        let list: Result<Vec<Backend>> =
+            backends.iter().map(|(text, port)| Ok(Backend { address: text.parse()?, port: *port })).collect();
+        let list: Arc<[Backend]> = list?.into();
+        for protocol in Protocol::ALL {
+            for port in [53, 80] {
+                let frontend = Frontend { address: address(VIP, family)?, port, protocol };
+                compiled.frontends.insert(
+                    frontend,
+                    Target {
+                        service: ObjectName::new("ns", "web"),
+                        port_name: port.to_string(),
+                        backends: Arc::clone(&list),
+                        affinity: None,
+                        sources: [].into(),
+                    },
+                );
+            }
+        }
+        let capacity = Capacity { words: 1 << 10, ..Capacity::default() };
+        let mut tables = Memory::new(&capacity);
+        let local = LocalEndpoint { pod: id, ifindex: IFINDEX, addresses, sources: Vec::new() };
+        enforce(&mut Planner::new(capacity), &mut tables, &compiled, &[local])?;
+        Ok(Self { tables, family })
+    }
+
+    /// The packet as it goes on, or why it does not. Whether it turns round.
+    fn pass(&self, direction: Direction, frame: &[u8]) -> Result<(Vec<u8>, bool), DropReason> {
+        let arrival = Arrival { ifindex: IFINDEX, direction, from_node: false };
+        let mut scratch = Scratch::EMPTY;
+        match decide(&Slice(frame), &self.tables, &arrival, &mut scratch) {
+            Verdict::Drop(reason) => Err(reason),
+            Verdict::Pass(_) => {
+                let mut frame = frame.to_vec();
+                if scratch.wire.changes != 0 && !rewrite(&mut SliceMut(&mut frame), &scratch) {
+                    return Err(DropReason::Table);
+                }
+                Ok((frame, scratch.wire.hairpin != 0))
+            }
+        }
+    }
+
+    fn sent(&self, frame: &[u8]) -> Result<Vec<u8>> {
+        let passed = self.pass(Direction::Egress, frame).map_err(|reason| anyhow::anyhow!("{reason:?}"))?;
+        Ok(passed.0)
+    }
+
+    fn received(&self, frame: &[u8]) -> Result<Vec<u8>> {
+        let passed = self.pass(Direction::Ingress, frame).map_err(|reason| anyhow::anyhow!("{reason:?}"))?;
+        Ok(passed.0)
+    }
+
+    fn at(&self, list: [&str; 2], port: u16) -> Result<(IpAddr, u16)> {
+        Ok((address(list, self.family)?, port))
+    }
+}
+
+type End = (IpAddr, u16);
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Tcp(&'static str),
+    Udp,
+    Sctp(u8),
+}
+
+const DATA: &[u8] = b"odd data";
+
+fn builder(from: IpAddr, to: IpAddr) -> Result<etherparse::PacketBuilderStep<etherparse::IpHeaders>> {
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Ok(ethernet.ipv4(from.octets(), to.octets(), 64)),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Ok(ethernet.ipv6(from.octets(), to.octets(), 64)),
+        _ => anyhow::bail!("two families"),
+    }
+}
+
+fn frame(from: End, to: End, what: What) -> Result<Vec<u8>> {
+    let ip = builder(from.0, to.0)?;
+    let mut bytes = Vec::new();
+    match what {
+        What::Tcp(flags) => {
+            let tcp = ip.tcp(from.1, to.1, 1000, 64_000);
+            let tcp = match flags {
+                "syn" => tcp.syn(),
+                "syn-ack" => tcp.syn().ack(1),
+                _ => tcp.ack(1),
+            };
+            tcp.write(&mut bytes, DATA)?;
+        }
+        What::Udp => ip.udp(from.1, to.1).write(&mut bytes, DATA)?,
+        What::Sctp(chunk) => {
+            let mut sctp =
+                [&from.1.to_be_bytes()[..], &to.1.to_be_bytes(), &[0, 0, 0, 9, 0, 0, 0, 0]].concat();
+            sctp.extend([chunk, 0, 0, 8, 1, 2, 3, 4]);
+            let sum = Crc::<u32>::new(&CRC_32_ISCSI).checksum(&sctp);
+            sctp[8..12].copy_from_slice(&sum.to_le_bytes());
+            ip.write(&mut bytes, etherparse::IpNumber::SCTP, &sctp)?;
+        }
+    }
+    Ok(bytes)
+}
+
+#[track_caller]
+fn same(found: &[u8], expected: &[u8], what: &str) {
+    assert_eq!(found, expected, "{what}");
+}
+
+#[test]
+fn a_packet_becomes_the_one_to_the_endpoint_and_its_answer_the_services() -> Result<()> {
+    for family in [0, 1] {
+        for (first, answer, next, port) in [
+            (What::Tcp("syn"), What::Tcp("syn-ack"), What::Tcp("ack"), 80),
+            (What::Udp, What::Udp, What::Udp, 53),
+            (What::Sctp(1), What::Sctp(2), What::Sctp(0), 80),
+        ] {
+            // The same port, and another one.
+            for target in [port, 8080] {
+                let setting = Setting::new(family, true, &[(BACKEND[family], target)])?;
+                let pod = setting.at(POD, 40_000)?;
+                let (vip, backend) = (setting.at(VIP, port)?, setting.at(BACKEND, target)?);
+                let words = format!("{first:?} family {family} target {target}");
+                for what in [first, first] {
+                    same(&setting.sent(&frame(pod, vip, what)?)?, &frame(pod, backend, what)?, &words);
+                }
+                same(&setting.received(&frame(backend, pod, answer)?)?, &frame(vip, pod, answer)?, &words);
+                same(&setting.sent(&frame(pod, vip, next)?)?, &frame(pod, backend, next)?, &words);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_datagram_without_a_checksum_goes_without_one() -> Result<()> {
+    let setting = Setting::new(0, true, &[(BACKEND[0], 8080)])?;
+    let (pod, vip) = (setting.at(POD, 40_000)?, setting.at(VIP, 53)?);
+    let mut bare = frame(pod, vip, What::Udp)?;
+    bare[40..42].fill(0);
+    let mut expected = frame(pod, setting.at(BACKEND, 8080)?, What::Udp)?;
+    expected[40..42].fill(0);
+    same(&setting.sent(&bare)?, &expected, "no checksum");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_let_through_is_not() -> Result<()> {
+    for family in [0, 1] {
+        let denied = Setting::new(family, false, &[(BACKEND[family], 80)])?;
+        let (pod, vip) = (denied.at(POD, 40_000)?, denied.at(VIP, 80)?);
+        let syn = frame(pod, vip, What::Tcp("syn"))?;
+        ensure!(denied.pass(Direction::Egress, &syn) == Err(DropReason::Policy));
+        // Nobody knows where it went.
+        let allowed = Setting::new(family, true, &[(BACKEND[family], 80)])?;
+        let ack = frame(pod, vip, What::Tcp("ack"))?;
+        ensure!(allowed.pass(Direction::Egress, &ack) == Err(DropReason::Service));
+        // Somebody else's name is no way in.
+        let strange = frame((address(ROUTER, family)?, 40_000), vip, What::Tcp("syn"))?;
+        ensure!(allowed.pass(Direction::Egress, &strange) == Err(DropReason::Spoofed));
+        // An answer without a question.
+        let answer = frame((address(BACKEND, family)?, 80), pod, What::Tcp("syn-ack"))?;
+        ensure!(allowed.pass(Direction::Ingress, &answer) == Err(DropReason::Policy));
+        // As kube-proxy would answer.
+        let empty = Setting::new(family, false, &[])?;
+        let arrival = Arrival { ifindex: IFINDEX, direction: Direction::Egress, from_node: false };
+        let verdict = decide(&Slice(&syn), &empty.tables, &arrival, &mut Scratch::EMPTY.clone());
+        ensure!(verdict == Verdict::Pass(PassReason::NoEndpoint), "{verdict:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_calls_itself_hears_the_service() -> Result<()> {
+    for family in [0, 1] {
+        let setting = Setting::new(family, false, &[(POD[family], 8080)])?;
+        let (client, server) = (setting.at(POD, 40_000)?, setting.at(POD, 8080)?);
+        let (vip, caller) = (setting.at(VIP, 80)?, setting.at(VIP, 40_000)?);
+        for (there, back) in [("syn", "syn-ack"), ("ack", "ack")] {
+            let (there, back) = (What::Tcp(there), What::Tcp(back));
+            let turned = |frame: &[u8]| {
+                setting.pass(Direction::Egress, frame).map_err(|reason| anyhow::anyhow!("{reason:?}"))
+            };
+            let sent = turned(&frame(client, vip, there)?)?;
+            ensure!(sent == (frame(caller, server, there)?, true), "{family} {there:?}");
+            let answered = turned(&frame(server, caller, back)?)?;
+            ensure!(answered == (frame(vip, client, back)?, true), "{family} {back:?}");
+        }
+    }
+    Ok(())
+}
+
+/// An error about `quoted`, which is an IP packet behind an Ethernet header, cut after eight bytes of its transport.
+fn error(from: IpAddr, to: IpAddr, quoted: &[u8]) -> Result<Vec<u8>> {
+    let header = if from.is_ipv4() { 20 } else { 40 };
+    let quoted = quoted.get(14..14 + header + 8).context("too short")?;
+    let mut bytes = Vec::new();
+    let ip = builder(from, to)?;
+    if from.is_ipv4() {
+        ip.icmpv4_raw(3, 3, [0; 4]).write(&mut bytes, quoted)?;
+    } else {
+        ip.icmpv6_raw(1, 4, [0; 4]).write(&mut bytes, quoted)?;
+    }
+    Ok(bytes)
+}
+
+/// The transport checksum of what is quoted is of no use to anybody, and stays as it was.
+fn without_quoted_checksum(mut frame: Vec<u8>, family: usize) -> Vec<u8> {
+    let header = [20, 40][family];
+    let (icmp, udp) = (14 + header + 2, 14 + header + 8 + header + 6);
+    for at in [icmp, udp] {
+        frame[at..at + 2].fill(0);
+    }
+    frame
+}
+
+/// Whether an ICMP message's own checksum is right.
+fn sum_is_right(frame: &[u8], family: usize) -> bool {
+    let (header, mut sum) = ([20, 40][family], 0_u32);
+    let message = &frame[14 + header..];
+    let mut words: Vec<u8> = message.to_vec();
+    if family == 1 {
+        words.extend(&frame[14 + 8..14 + 40]);
+        words.extend(u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
+        words.extend([0, 0, 0, 58]);
+    }
+    for pair in words.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+    }
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum == 0xffff
+}
+
+#[test]
+fn errors_quote_what_their_receiver_knows() -> Result<()> {
+    for family in [0, 1] {
+        let setting = Setting::new(family, true, &[(BACKEND[family], 8080)])?;
+        let pod = setting.at(POD, 40_000)?;
+        let (vip, backend) = (setting.at(VIP, 53)?, setting.at(BACKEND, 8080)?);
+        let sent = setting.sent(&frame(pod, vip, What::Udp)?)?;
+        // From the endpoint, and from a router on the way.
+        for (from, heard) in [(backend.0, vip.0), (address(ROUTER, family)?, address(ROUTER, family)?)] {
+            let passed = setting.received(&error(from, pod.0, &sent)?)?;
+            let expected = error(heard, pod.0, &frame(pod, vip, What::Udp)?)?;
+            ensure!(sum_is_right(&passed, family), "the message's checksum");
+            let of = |frame| without_quoted_checksum(frame, family);
+            ensure!(of(passed.clone()) == of(expected.clone()), "{from}\n{passed:x?}\n{expected:x?}");
+        }
+        // The pod has closed its socket: the answer is not wanted.
+        let answer = setting.received(&frame(backend, pod, What::Udp)?)?;
+        let passed = setting.sent(&error(pod.0, vip.0, &answer)?)?;
+        let expected = error(pod.0, backend.0, &frame(backend, pod, What::Udp)?)?;
+        ensure!(sum_is_right(&passed, family), "the message's checksum");
+        let of = |frame| without_quoted_checksum(frame, family);
+        ensure!(of(passed) == of(expected), "the pod's own error");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_services_with_one_endpoint_are_told_apart() -> Result<()> {
+    let setting = Setting::new(0, true, &[(BACKEND[0], 8080)])?;
+    let pod = setting.at(POD, 40_000)?;
+    let backend = setting.at(BACKEND, 8080)?;
+    setting.sent(&frame(pod, setting.at(VIP, 53)?, What::Udp)?)?;
+    // By the same port of the pod nobody could tell whose the answers are.
+    let second = frame(pod, setting.at(VIP, 80)?, What::Udp)?;
+    ensure!(setting.pass(Direction::Egress, &second) == Err(DropReason::Service));
+    // By another one, and when the first is long over.
+    let other = setting.at(POD, 40_001)?;
+    same(
+        &setting.sent(&frame(other, setting.at(VIP, 80)?, What::Udp)?)?,
+        &frame(other, backend, What::Udp)?,
+        "another port",
+    );
+    setting.tables.advance_seconds(200);
+    same(&setting.sent(&second)?, &frame(pod, backend, What::Udp)?, "later");
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! Services: real sockets through the real agent with kube-proxy's rules behind it. What is decided is decided on the
+//! endpoint that is really reached.
+
+mod life;
+mod stage;
+mod translation;
+mod verdicts;
