@@ -414,7 +414,19 @@ fn status_shows_the_tables_and_their_memory() -> Result<()> {
     lab.apply("dev/old", OLD)?;
     let status = lab.agents[0].status()?;
     ensure!(status["table_memory"] == 256 << 20, "{status:#}");
-    let names = ["peers", "cidrs", "rows", "bits", "endpoints", "interfaces", "sources", "flows", "index"];
+    let names = [
+        "peers",
+        "cidrs",
+        "rows",
+        "bits",
+        "endpoints",
+        "interfaces",
+        "sources",
+        "services",
+        "backends",
+        "flows",
+        "index",
+    ];
     let mut sum = 0;
     for name in names {
         let table = table(&status, name);

@@ -117,6 +117,6 @@ mod tests {
                 "--{name}: {least} to {most}"
             );
         }
-        assert_eq!(told, 10, "eight sizes and two times have bounds");
+        assert_eq!(told, 12, "ten sizes and two times have bounds");
     }
 }

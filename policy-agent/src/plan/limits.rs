@@ -205,11 +205,11 @@ mod tests {
     #[test]
     fn sizes_follow_from_memory() {
         for (node, container, expected, mebibytes) in [
-            (512 * MIB, None, (16_384, 131_072, 32_768, 256, 4096), 18),
-            (4 * GIB, None, (131_072, 1_048_576, 262_144, 1024, 32_768), 112),
-            (64 * GIB, None, (524_288, 4_194_304, 1_048_576, 4096, 65_536), 365),
-            (1024 * GIB, None, (524_288, 4_194_304, 1_048_576, 4096, 65_536), 365),
-            (64 * GIB, Some(256 * MIB), (32_768, 262_144, 65_536, 256, 8192), 31),
+            (512 * MIB, None, (16_384, 131_072, 32_768, 256, 4096), 20),
+            (4 * GIB, None, (131_072, 1_048_576, 262_144, 1024, 32_768), 125),
+            (64 * GIB, None, (524_288, 4_194_304, 1_048_576, 4096, 65_536), 393),
+            (1024 * GIB, None, (524_288, 4_194_304, 1_048_576, 4096, 65_536), 393),
+            (64 * GIB, Some(256 * MIB), (32_768, 262_144, 65_536, 256, 8192), 35),
         ] {
             let start = limits(node, container).start();
             let found = (start.peers, start.rows, start.words, start.endpoints, start.flow_sets);
@@ -247,10 +247,13 @@ mod tests {
         assert_eq!(bound(Table::Bits), 262_144 * 8);
         assert_eq!(bound(Table::Endpoints), 1024 * (32 + 8));
         assert_eq!(bound(Table::Index), (65_536 + 8192 * 256) * 8);
-        assert_eq!(bound(Table::Flows), 32_768 * 8 * 41);
+        // A set, and a translation with its bucket.
+        assert_eq!(bound(Table::Flows), 32_768 * (8 * 41 + 104 + 16));
         assert_eq!(bound(Table::Peers), 131_072 * (2 * 16 + 96 + 96));
         assert_eq!(bound(Table::Cidrs), 131_072 * 2 * (64 + 96));
         assert_eq!(bound(Table::Sources), 16_384 * 2 * 96);
+        assert_eq!(bound(Table::Services), 65_536 * (96 + 16));
+        assert_eq!(bound(Table::Backends), 131_072 * 24);
         assert_eq!(bound(Table::Interfaces), 4096 * (96 + 16));
         assert_eq!(c.bytes(), FIXED + Table::ALL.map(bound).iter().sum::<u64>());
         // One entry: what is made in advance, and the entry.

@@ -1,6 +1,6 @@
 //! Two nodes with kube-proxy's rules, a client that policies isolate, and endpoints on both nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -85,7 +85,7 @@ impl Stage {
         spec: &Value,
     ) -> Result<()> {
         let mut list = vec![service(spec)];
-        let ports: std::collections::BTreeSet<u16> = endpoints.iter().map(|(_, port, _)| *port).collect();
+        let ports: BTreeSet<u16> = endpoints.iter().map(|(_, port, _)| *port).collect();
         for (family, kind) in ["IPv4", "IPv6"].into_iter().enumerate() {
             for port in &ports {
                 let own = endpoints.iter().filter(|(_, of, _)| of == port);
@@ -161,6 +161,18 @@ impl Stage {
 
     pub(crate) fn dns() -> [SocketAddr; 2] {
         ADDRESSES.map(|address| SocketAddr::new(address.parse().expect("an address"), DNS))
+    }
+
+    /// Who answered the client, of so many questions at once.
+    pub(crate) fn who(&self, to: SocketAddr, times: usize) -> Result<BTreeSet<String>> {
+        let client = self.client()?;
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..times).map(|_| scope.spawn(|| ask(&client, to, ONE_CHOICE))).collect();
+            let answers = asked.into_iter().map(|asked| {
+                asked.join().map_err(|_| anyhow::anyhow!("a thread that asked panicked")).flatten()
+            });
+            answers.collect()
+        })
     }
 
     /// How often each pod answered the client, `hangs` and `refused` among them.
