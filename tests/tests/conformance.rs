@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::Result;
+use sluice_kubeproxy::Mode;
 use sluice_netns::Network;
 use sluice_tests::agent_world::agent_binary;
 use sluice_tests::conformance::{
@@ -85,6 +86,32 @@ fn cases_over_routed_veths() -> Result<()> {
 #[test]
 fn cases_over_routes_by_the_ptp_plugin() -> Result<()> {
     over(Network::Routed, true)
+}
+
+/// Every pod by its Service: another address and another port than its own, with kube-proxy behind the agent.
+fn through(mode: Mode, prefix: &str, count: usize) -> Result<()> {
+    let options = Options {
+        filter: Some(prefix.to_owned()),
+        services: Some(mode),
+        ..Options::new(vec![public_cases()])
+    };
+    let report = run(&options, |_| {})?;
+    println!("{}", render(&report));
+    assert_eq!(ids(&report, CaseResult::Failed), BTreeSet::new());
+    assert_eq!(ids(&report, CaseResult::Passed).len(), count);
+    Ok(())
+}
+
+#[test]
+fn every_network_policy_case_passes_through_services_behind_nftables() -> Result<()> {
+    through(Mode::Nftables, "e2e-", 48)
+}
+
+/// Ten of them; all in the long form.
+#[test]
+fn cases_through_services_behind_iptables() -> Result<()> {
+    let long = std::env::var_os("SLUICE_TEST_LONG").is_some();
+    through(Mode::Iptables, if long { "e2e-" } else { "e2e-2" }, if long { 48 } else { 10 })
 }
 
 /// A copy of the public file with `right` of one case replaced.

@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// Let Debian's CNI plugins make the pods' interfaces
     #[arg(long)]
     cni_plugins: bool,
+    /// Pods call each other by Services, behind kube-proxy's rules: nftables, iptables
+    #[arg(long, value_name = "MODE")]
+    services: Option<String>,
     /// Write JUnit XML here
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -56,6 +59,9 @@ impl Options {
         }
         if let Some(network) = &self.network {
             arguments.extend(["--network".to_owned(), network.clone()]);
+        }
+        if let Some(mode) = &self.services {
+            arguments.extend(["--services".to_owned(), mode.clone()]);
         }
         if self.cni_plugins {
             arguments.push("--cni-plugins".to_owned());

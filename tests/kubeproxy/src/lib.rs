@@ -14,6 +14,7 @@ mod port;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -34,6 +35,15 @@ pub enum Mode {
 impl Mode {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = Self::ALL.into_iter().find(|mode| mode.to_string() == text);
+        named.ok_or_else(|| format!("{text:?}: must be nftables or iptables"))
+    }
 }
 
 impl fmt::Display for Mode {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use sluice_kubeproxy::Mode;
 use sluice_netns::Network;
 use sluice_tests::conformance::{CaseResult, Options, public_cases, render, run, write_junit};
 
@@ -23,6 +24,9 @@ struct Cli {
     /// Let Debian's CNI plugins make the pods' interfaces
     #[arg(long)]
     cni_plugins: bool,
+    /// Pods call each other by Services, behind kube-proxy's rules: nftables, iptables
+    #[arg(long, value_name = "MODE")]
+    services: Option<Mode>,
     /// Write JUnit XML here
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -35,7 +39,7 @@ fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     sluice_netns::catch_interrupts()?;
     let files = if cli.cases.is_empty() { vec![public_cases()] } else { cli.cases };
-    let mut options = Options { filter: cli.case, ..Options::new(files) };
+    let mut options = Options { filter: cli.case, services: cli.services, ..Options::new(files) };
     options.base = options.base.network(cli.network);
     if cli.cni_plugins {
         options.base = options.base.cni_plugins();

@@ -14,6 +14,7 @@ mod sctp;
 mod settle;
 mod stage;
 mod text;
+mod through;
 mod twin;
 mod wire;
 
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use sluice_kubeproxy::Mode;
 use sluice_netns::{World, WorldBuilder, interrupted};
 use sluice_oracle::cases::{Case, CasesFile};
 
@@ -45,13 +47,15 @@ pub struct Options {
     pub base: WorldBuilder,
     /// Another agent than the one that was built.
     pub agent: Option<PathBuf>,
+    /// Pods call each other by Services, behind kube-proxy in this mode.
+    pub services: Option<Mode>,
 }
 
 impl Options {
     /// All cases of the files, on the network that worlds have by default.
     #[must_use]
     pub fn new(files: Vec<PathBuf>) -> Self {
-        Self { files, filter: None, base: World::builder("slconf"), agent: None }
+        Self { files, filter: None, base: World::builder("slconf"), agent: None, services: None }
     }
 }
 
@@ -116,7 +120,7 @@ fn run_file(options: &Options, file: &CasesFile, name: &str, add: &mut impl FnMu
                     let world = file.worlds.get(world);
                     let world = world.with_context(|| format!("there is no world {}", case.world))?;
                     let agent = options.agent.clone().map_or_else(agent_binary, Ok)?;
-                    let built = Stage::build(options.base.clone(), agent, world, &to_run);
+                    let built = Stage::build(options.base.clone(), agent, world, &to_run, options.services);
                     stage = Some(built.with_context(|| format!("world {}", case.world))?);
                 }
                 let stage = stage.as_mut().context("the stage just built")?;

@@ -216,6 +216,7 @@ fn wire_probe(
         to: flow.to,
         protocol: flow.protocol,
         port: flow.port,
+        called: None,
         timeout: DENY_TIMEOUT,
     })
 }

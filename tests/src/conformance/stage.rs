@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use sluice_kubeproxy::Mode;
 use sluice_netns::{
     Agent, Explanation, Flow, Manifests, Netns, Node, Outcome, Pod as WorldPod, PodSpec, World, WorldBuilder,
     explain_batch, many_at_once,
@@ -15,6 +16,7 @@ use sluice_oracle::{Cluster, Pod};
 
 use super::layout::Layout;
 use super::settle::{settle, spare};
+use super::through::Through;
 use super::wire::{Proof, Servers, WireProbe};
 use crate::agent_world::{Lab, shell};
 
@@ -31,6 +33,10 @@ pub(super) struct Stage {
     /// Of the pods that have a manifest.
     uids: BTreeMap<String, u32>,
     next_uid: u32,
+    /// Services before the pods.
+    through: Option<Through>,
+    /// What the manifests say.
+    shown: Cluster,
 }
 
 impl Stage {
@@ -40,6 +46,7 @@ impl Stage {
         agent: PathBuf,
         world: &CasesWorld,
         cases: &[&Case],
+        services: Option<Mode>,
     ) -> Result<Self> {
         let layout = Layout::of(world, cases)?;
         let built = layout.builder(base).build()?;
@@ -52,7 +59,10 @@ impl Stage {
             folder: BTreeMap::new(),
             uids: BTreeMap::new(),
             next_uid: 0,
+            through: None,
+            shown: Cluster::default(),
         };
+        stage.through = services.map(|mode| Through::new(&stage.lab.world, mode));
         stage.lab.start_agents(&[])?;
         Ok(stage)
     }
@@ -156,6 +166,11 @@ impl Stage {
             }
             wanted.insert(format!("{name}.json"), format!("{object:#}\n"));
         }
+        let services = self.through.as_mut().map(|through| through.objects(cluster)).unwrap_or_default();
+        wanted.extend(
+            services.into_iter().map(|(name, object)| (format!("{name}.json"), format!("{object:#}\n"))),
+        );
+        self.shown.clone_from(cluster);
         self.uids = uids;
         for file in self.folder.keys().filter(|file| !wanted.contains_key(*file)) {
             self.lab.manifests.remove(file)?;
@@ -173,7 +188,11 @@ impl Stage {
             agent.sync()?;
             enforced(&agent.status()?)
         });
-        outcomes.into_iter().collect()
+        outcomes.into_iter().collect::<Result<()>>()?;
+        match &self.through {
+            Some(through) => through.sync(self.lab.manifests.path()),
+            None => Ok(()),
+        }
     }
 
     /// Ends the agents in order and starts them again on what they left in the kernel.
@@ -191,7 +210,22 @@ impl Stage {
 
     /// Makes the probes.
     pub(super) fn probe(&mut self, probes: &[WireProbe]) -> Result<Vec<Outcome>> {
-        self.servers.probe(probes)
+        let Some(through) = &mut self.through else { return self.servers.probe(probes) };
+        let (mut probes, cluster, mut all_known) = (probes.to_vec(), self.shown.clone(), true);
+        // A pod that calls itself: what kube-proxy makes of it is nobody's rule.
+        let by_pod = |probe: &WireProbe| {
+            cluster.pods.iter().any(|pod| pod.ips.contains(&probe.source)) && probe.source != probe.to
+        };
+        for probe in probes.iter_mut().filter(|probe| by_pod(probe)) {
+            let called = through.service(&cluster, probe.to, probe.protocol, probe.port);
+            all_known &= called.is_none_or(|(_, _, known)| known);
+            probe.called = called.map(|(address, port, _)| (address, port));
+        }
+        if !all_known {
+            self.write(&cluster)?;
+            self.sync()?;
+        }
+        self.servers.probe(&probes)
     }
 
     #[must_use]

@@ -50,6 +50,8 @@ pub(super) struct WireProbe {
     pub(super) to: IpAddr,
     pub(super) protocol: Protocol,
     pub(super) port: u16,
+    /// By which address and port it is called, where that is another.
+    pub(super) called: Option<(IpAddr, u16)>,
     pub(super) timeout: Duration,
 }
 
@@ -85,7 +87,7 @@ impl Servers {
 
     fn run(&self, probe: &WireProbe) -> Outcome {
         let WireProbe { from, source, to, timeout, .. } = probe;
-        let socket = SocketAddr::from((*to, probe.port));
+        let socket = SocketAddr::from(probe.called.unwrap_or((*to, probe.port)));
         match self.proof(probe.protocol) {
             Proof::TcpConnection => tcp_connect_from(from, *source, socket, *timeout),
             Proof::UdpExchange => udp_exchange_from(from, *source, socket, *timeout),

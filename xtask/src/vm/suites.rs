@@ -50,6 +50,7 @@ pub(crate) const SUITES: &[Suite] = &[
     also("agent_files"),
     also("endpoints"),
     also("memory_lock"),
+    also("services"),
     also("sources"),
     also("packets_bursts"),
     also("packets_fragments"),
