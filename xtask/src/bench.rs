@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Measure the agent's memory and time with clusters of up to 100,000 pods instead
     #[arg(long, conflicts_with = "path")]
     scale: bool,
+    /// Measure connections between pods by Services instead, beside kube-proxy's rules alone, and the agent with 10,000 Services
+    #[arg(long, conflicts_with_all = ["path", "scale"])]
+    services: bool,
     /// Rounds whose median counts
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -45,8 +48,13 @@ impl Options {
     fn arguments(&self) -> Vec<String> {
         let mut arguments =
             vec!["bench".to_owned(), "--built".to_owned(), format!("--rounds={}", self.rounds)];
-        let flags =
-            [("--path", self.path), ("--scale", self.scale), ("--json", self.json), ("--docs", self.docs)];
+        let flags = [
+            ("--path", self.path),
+            ("--scale", self.scale),
+            ("--services", self.services),
+            ("--json", self.json),
+            ("--docs", self.docs),
+        ];
         arguments.extend(flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag.to_owned()));
         arguments.extend(self.plot.iter().map(|plot| format!("--plot={}", plot.display())));
         arguments
@@ -57,6 +65,7 @@ impl Options {
         let docs = workspace.docs();
         let object = workspace.bpf_object().with_file_name("policy-ebpf-bench").into();
         let (mut arguments, page): (Vec<OsString>, _) = match (self.path, self.scale) {
+            _ if self.services => (vec!["services".into(), workspace.bpf_object().into()], None),
             (true, _) => (vec!["path".into()], Some("path.svg")),
             (false, true) => (vec!["scale".into(), object], Some("scale.svg")),
             (false, false) => (vec!["packets".into(), object], None),
@@ -82,7 +91,7 @@ impl Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if !options.built {
         root::authorise("the bench makes network namespaces and loads BPF programs")?;
-        if options.path {
+        if options.path || options.services {
             agent_build::all(workspace, Scope::BENCH, Variant::Plain)?;
         } else {
             let rustc = setup::ensure(workspace, Scope::RUN)?;

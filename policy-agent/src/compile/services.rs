@@ -1,7 +1,6 @@
 //! What the pods of a node can address of Services, from one change to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use super::Scope;
 use crate::model::services::{Frontend, Target, Vantage};
@@ -82,11 +81,11 @@ fn claimed(cluster: &Cluster, name: &ObjectName, vantage: &Vantage) -> BTreeSet<
 /// kube-proxy itself, in its mode ipvs, and is no address of the node.
 fn vantage(cluster: &Cluster, scope: &Scope) -> Option<Vantage> {
     let Scope::Node { name, addresses } = scope else { return None };
-    let of_services: BTreeSet<IpAddr> = cluster.services.values().flat_map(|s| s.addresses()).collect();
     let known = match name {
         Some(name) => Vantage::of(cluster, name),
         None => Vantage::default(),
     };
-    let addresses = addresses.iter().filter(|address| !of_services.contains(*address)).copied().collect();
+    let addresses =
+        addresses.iter().copied().filter(|address| !cluster.services.has_address(*address)).collect();
     Some(Vantage { addresses, ..known })
 }

@@ -96,7 +96,6 @@ struct Layout {
     port_classes: HashMap<BTreeSet<PortSetNumber>, u32>,
     port_class_ids: Ranges,
     slots: Ranges,
-    lists: Lists,
 }
 
 /// What a plan frees, once it has been applied to its end.
@@ -114,6 +113,8 @@ struct Freed {
 pub struct Planner {
     capacity: Capacity,
     layout: Layout,
+    /// The shadow tells all of it again where a plan comes to nothing.
+    lists: Lists,
     shadow: Shadow,
     freed: Freed,
     /// The layout as it must be if the plan fails half-way: with all that it would forget.
@@ -160,11 +161,11 @@ impl Planner {
             port_classes: HashMap::from([(BTreeSet::new(), 0)]),
             port_class_ids: Ranges::new(1, u32::MAX),
             slots: Ranges::new(0, capacity.endpoints),
-            lists: Lists::new(&capacity),
         };
         Self {
             capacity,
             layout,
+            lists: Lists::new(&capacity),
             shadow: Shadow::new(&capacity),
             freed: Freed::default(),
             careful: None,
@@ -218,6 +219,7 @@ impl Planner {
         if let Err(full) = planned {
             self.shadow.roll_back(0);
             self.freed = Freed::default();
+            self.read_services();
             self.pending = pending;
             self.left_out = missing;
             return Err(full);
@@ -302,7 +304,7 @@ impl Planner {
         for (space, extents) in [
             (&mut layout.set_space, freed.sets),
             (&mut layout.row_space, freed.rows),
-            (&mut layout.lists.space, freed.lists),
+            (&mut self.lists.space, freed.lists),
         ] {
             for (start, length) in extents {
                 space.free(start, length);
@@ -343,7 +345,7 @@ impl Planner {
         let width = layout.width;
         layout.row_space =
             Ranges::rebuild(1, capacity.words, layout.rows.values().map(|word| (*word, width)));
-        layout.lists.rebuild_space(&capacity);
+        self.lists.rebuild_space(&capacity);
     }
 
     /// Entries in use, with the capacity: for metrics and `status`. Of two families, those of the larger one.
@@ -360,7 +362,7 @@ impl Planner {
             (Table::Cidrs, larger(Shadow::cidrs_of).unwrap_or(0)),
             (Table::Sources, shadow.sources.len()),
             (Table::Services, shadow.services.len()),
-            (Table::Backends, layout.lists.places()),
+            (Table::Backends, self.lists.places()),
         ];
         used.map(|(table, used)| (table, (used as u64, self.capacity.entries(table)))).into()
     }
@@ -456,7 +458,7 @@ impl Planner {
             &mut layout.row_space,
             &mut layout.port_class_ids,
             &mut layout.slots,
-            &mut layout.lists.space,
+            &mut self.lists.space,
         ];
         if spaces.iter().all(|space| space.is_quarantine_empty()) {
             return;

@@ -7,7 +7,6 @@ use super::classes::{Move, Surroundings};
 use super::endpoints::Target;
 use super::known::Known;
 use super::op::Op;
-use super::services::Lists;
 use super::{LocalEndpoint, Planner};
 use crate::compile::{Compiled, Delta};
 
@@ -38,16 +37,15 @@ impl Planner {
         }
         let moves = self.quick_moves(known, compiled, delta);
         self.watch_revoked(&moves);
-        let lists = (!delta.frontends.is_empty()).then(|| self.layout.lists.clone());
         let Some(mut targets) = targets else {
             self.shadow.emit_all(moves.iter().flat_map(Move::writes));
-            return Some(self.quick_services(compiled, delta, lists));
+            return Some(self.plan_services(compiled, Some(&delta.frontends)));
         };
         let slots = self.layout.slots.clone();
         let planned = self.check(endpoints).and_then(|()| {
             self.add_sources(endpoints);
             self.shadow.emit_all(moves.iter().flat_map(Move::writes));
-            self.quick_services(compiled, delta, lists)?;
+            self.plan_services(compiled, Some(&delta.frontends))?;
             self.move_endpoints(&mut targets)
         });
         if let Err(full) = planned {
@@ -58,20 +56,6 @@ impl Planner {
         self.remove_sources(endpoints);
         known.endpoints = endpoints.to_vec();
         Some(Ok(()))
-    }
-
-    fn quick_services(
-        &mut self,
-        compiled: &Compiled,
-        delta: &Delta,
-        before: Option<Lists>,
-    ) -> Result<(), TableFull> {
-        let Some(before) = before else { return Ok(()) };
-        let planned = self.plan_services(compiled, Some(&delta.frontends));
-        if planned.is_err() {
-            self.layout.lists = before;
-        }
-        planned
     }
 
     fn quick_moves(&self, known: &Known, compiled: &Compiled, delta: &Delta) -> Vec<Move> {

@@ -38,6 +38,8 @@ pub(super) struct Lists {
     /// By the place of their first backend.
     lists: BTreeMap<u32, List>,
     pub(super) space: Ranges,
+    /// Places in use.
+    used: usize,
 }
 
 impl Content {
@@ -77,17 +79,23 @@ impl Content {
 
 impl Lists {
     pub(super) fn new(capacity: &Capacity) -> Self {
-        Self { places: HashMap::new(), lists: BTreeMap::new(), space: Ranges::new(0, capacity.backends) }
+        Self {
+            places: HashMap::new(),
+            lists: BTreeMap::new(),
+            space: Ranges::new(0, capacity.backends),
+            used: 0,
+        }
     }
 
     /// Places in use.
-    pub(super) fn places(&self) -> usize {
-        self.lists.values().map(|list| list.content.length()).sum()
+    pub(super) const fn places(&self) -> usize {
+        self.used
     }
 
     pub(super) fn rebuild_space(&mut self, capacity: &Capacity) {
         let used = self.lists.iter().map(|(first, list)| extent(*first, &list.content));
         self.space = Ranges::rebuild(0, capacity.backends, used);
+        self.used = self.lists.values().map(|list| list.content.length()).sum();
     }
 }
 
@@ -120,6 +128,8 @@ impl Planner {
     ) -> Result<(), TableFull> {
         if self.suspect {
             self.read_services();
+            // The plan began with a barrier.
+            self.lists.space.release();
         }
         let about: BTreeSet<Frontend> = match dirty {
             Some(dirty) => dirty.clone(),
@@ -144,7 +154,7 @@ impl Planner {
                 continue;
             }
             if has_list(to)
-                && let Some(list) = self.layout.lists.lists.get_mut(&to.first)
+                && let Some(list) = self.lists.lists.get_mut(&to.first)
             {
                 list.users += 1;
             }
@@ -161,6 +171,16 @@ impl Planner {
         Ok(())
     }
 
+    /// As `allocate_in`.
+    fn allocate_places(&mut self, length: u32) -> Option<u32> {
+        let found = self.lists.space.allocate(length);
+        if found.is_some() {
+            return found;
+        }
+        self.release_quarantine();
+        self.lists.space.allocate(length)
+    }
+
     /// A list with this content, which is written where there is none.
     fn list_for(&mut self, target: &Target, content: &Content) -> Result<ServiceRef, TableFull> {
         if !target.sources.is_empty() {
@@ -171,24 +191,25 @@ impl Planner {
         }
         let full = || TableFull {
             table: "backends",
-            needed: (self.layout.lists.places() + content.length()) as u64,
+            needed: (self.lists.places() + content.length()) as u64,
             capacity: u64::from(self.capacity.backends),
         };
         let affinity = if content.affinity.is_some() { SERVICE_AFFINITY } else { 0 };
         let count = u32::try_from(content.backends.len()).ok().filter(|count| *count <= SERVICE_MOST);
         let count = count.ok_or_else(full)? | affinity;
-        if let Some(first) = self.layout.lists.places.get(content) {
+        if let Some(first) = self.lists.places.get(content) {
             return Ok(ServiceRef { first: *first, count });
         }
         let length = u32::try_from(content.length()).unwrap_or(u32::MAX);
         let needed = full();
         // What is free may lie in pieces: twice as much has room.
         let needed = TableFull { needed: needed.needed.max(needed.capacity + 1), ..needed };
-        let start = self.allocate_in(|layout| &mut layout.lists.space, length).ok_or(needed)?;
+        let start = self.allocate_places(length).ok_or(needed)?;
         self.shadow
             .emit_all((start..).zip(content.entries()).map(|(index, entry)| Op::Backend { index, entry }));
         let first = start + u32::from(content.affinity.is_some());
-        let lists = &mut self.layout.lists;
+        let lists = &mut self.lists;
+        lists.used += content.length();
         lists.places.insert(content.clone(), first);
         lists.lists.insert(first, List { content: content.clone(), users: 0 });
         Ok(ServiceRef { first, count })
@@ -204,7 +225,7 @@ impl Planner {
         let Some(old) = self.shadow.services.get(frontend).copied().filter(|old| has_list(*old)) else {
             return;
         };
-        let lists = &mut self.layout.lists;
+        let lists = &mut self.lists;
         let Some(list) = lists.lists.get_mut(&old.first) else { return };
         if frontend.protocol == Protocol::Udp || list.content.affinity.is_some() {
             let lost = list.content.backends.iter().filter(|b| to.backends.binary_search(b).is_err());
@@ -214,13 +235,14 @@ impl Planner {
         if list.users == 0
             && let Some(list) = lists.lists.remove(&old.first)
         {
+            lists.used -= list.content.length();
             lists.places.remove(&list.content);
             self.freed.lists.push(extent(old.first, &list.content));
         }
     }
 
     /// What the tables hold, whoever wrote it.
-    fn read_services(&mut self) {
+    pub(super) fn read_services(&mut self) {
         let mut lists = Lists::new(&self.capacity);
         for (frontend, to) in self.shadow.services.iter().filter(|(_, to)| has_list(**to)) {
             let list = lists.lists.entry(to.first).or_insert_with(|| {
@@ -231,9 +253,7 @@ impl Planner {
         }
         lists.places = lists.lists.iter().map(|(first, list)| (list.content.clone(), *first)).collect();
         lists.rebuild_space(&self.capacity);
-        // The plan begins with a barrier.
-        lists.space.release();
-        self.layout.lists = lists;
+        self.lists = lists;
     }
 
     fn read_list(&self, to: ServiceRef, v4: bool) -> Content {

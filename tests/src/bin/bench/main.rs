@@ -9,6 +9,7 @@ mod machine;
 mod packets;
 mod path;
 mod scale;
+mod services;
 mod svg;
 
 use std::path::PathBuf;
@@ -48,6 +49,13 @@ enum Part {
     /// One round with one cluster
     #[command(hide = true)]
     ScaleOne { pods: u32, object: PathBuf },
+    /// Connections between pods by Services, and the agent with 10,000 Services
+    Services {
+        /// The BPF object
+        object: PathBuf,
+        #[command(flatten)]
+        options: Options,
+    },
     /// Throughput, packets and connections per second between pods
     Path {
         /// Draw the result here, as SVG
@@ -91,6 +99,10 @@ fn main() -> anyhow::Result<()> {
             (options, report)
         }
         Part::ScaleOne { pods, object } => return scale::run_one(&object, pods),
+        Part::Services { object, options } => {
+            let report = services::run(&object, options.rounds, machine)?;
+            (options, report)
+        }
         Part::Path { plot, options } => {
             let report = path::run(options.rounds, machine, plot.as_deref())?;
             (options, report)

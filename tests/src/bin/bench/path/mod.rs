@@ -7,7 +7,7 @@ mod netfilter;
 mod plot;
 mod report;
 mod stage;
-mod traffic;
+pub(crate) mod traffic;
 mod variant;
 
 use std::path::Path;

@@ -78,6 +78,7 @@ impl Stage {
             udp: udp(PORT)?,
             denied_udp: udp(DENIED_PORT)?,
             denies: variant.engine != Engine::Nobody,
+            called: None,
         };
         Ok(Self { variant, ends, _denied: tcp(DENIED_PORT)?, lab })
     }

@@ -82,6 +82,8 @@ pub(crate) struct Ends {
     pub denied_udp: UdpSocket,
     /// Whether there is a policy.
     pub denies: bool,
+    /// What the client calls, where that is another address than the servers' own.
+    pub called: Option<SocketAddr>,
 }
 
 impl Ends {
@@ -115,7 +117,7 @@ impl Ends {
     /// Small datagrams of one flow, and the processor time of the sender, in which they go the whole way; those for which
     /// the server's queue had no room did so too.
     fn datagrams(&self) -> anyhow::Result<Sample> {
-        let sender = self.datagram_sender(self.udp.local_addr()?)?;
+        let sender = self.datagram_sender(self.called.map_or_else(|| self.udp.local_addr(), Ok)?)?;
         self.udp.set_read_timeout(Some(PATIENCE))?;
         sender.set_read_timeout(Some(PATIENCE))?;
         // Answered once: what nobody answers is no connection to netfilter, and would meet the rules each time.
@@ -151,7 +153,7 @@ impl Ends {
     /// Connections one after the other: opened, closed by the server, closed by the client. The processor time is that of
     /// both.
     fn connections(&self) -> anyhow::Result<Sample> {
-        let address = self.tcp.local_addr()?;
+        let address = self.called.map_or_else(|| self.tcp.local_addr(), Ok)?;
         SockRef::from(&self.tcp).set_read_timeout(Some(PATIENCE))?;
         let serve = || -> anyhow::Result<()> {
             for _ in 0..CONNECTIONS {
@@ -190,7 +192,7 @@ impl Ends {
     }
 
     fn connect(&self) -> anyhow::Result<TcpStream> {
-        let address = self.tcp.local_addr()?;
+        let address = self.called.map_or_else(|| self.tcp.local_addr(), Ok)?;
         self.client.run(|| TcpStream::connect_timeout(&address, PATIENCE))?.context("connecting")
     }
 
