@@ -255,6 +255,13 @@ pub struct Translation {
     pub seen: u32,
 }
 
+/// Something is so: 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Flag {
+    pub set: u32,
+}
+
 /// Words of `VIPS`, 64 addresses each.
 pub const VIP_WORDS: u32 = 16_384;
 /// Cells of `TRANSLATES`.

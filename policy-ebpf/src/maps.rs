@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use policy_common::flows::{FlowKey, FlowSet, FlowShape};
 use policy_common::maps::{
-    Addr4, Addr6, BackendEntry, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, IFINDEX_DIRECT,
+    Addr4, Addr6, BackendEntry, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flag, IFINDEX_DIRECT,
     INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, ServiceKey, ServiceRef, Sets,
     Settings, SlotRef, SourceKey, TRANSLATES as TRANSLATES_CELLS, Translation, VIP_WORDS, Word,
 };
@@ -85,7 +85,7 @@ pub(crate) static TRANSLATIONS: LruHashMap<FlowKey, Translation, 32_768> = LruHa
 
 /// Whether something of a pod is in `TRANSLATIONS`, by the lower bits of its interface index.
 #[btf_map]
-pub(crate) static TRANSLATES: Array<u32, { TRANSLATES_CELLS as usize }> = Array::new();
+pub(crate) static TRANSLATES: Array<Flag, { TRANSLATES_CELLS as usize }> = Array::new();
 
 /// Addresses that a pod may send from beside its own.
 #[btf_map]

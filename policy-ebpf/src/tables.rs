@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_spin_lock, bpf_s
 use policy_common::Tables;
 use policy_common::flows::{FlowKey, FlowSet};
 use policy_common::maps::{
-    Addr4, Addr6, BackendEntry, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, IFINDEX_DIRECT, INDEX_BLOCK,
+    Addr4, Addr6, BackendEntry, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, Flag, IFINDEX_DIRECT, INDEX_BLOCK,
     INDEX_TOP, PORTS_PER_PROTOCOL, SOURCE_KEY_BITS, ServiceKey, ServiceRef, Sets, SourceKey, TRANSLATES,
     Translation, WORD_BITS, Words, vip_bit,
 };
@@ -186,14 +186,14 @@ impl Tables for BpfTables {
 
     #[inline(always)]
     fn translates(&self, ifindex: u32) -> bool {
-        read!(maps::TRANSLATES.get_ptr(ifindex % TRANSLATES)).is_some_and(|flag| flag != 0)
+        read!(maps::TRANSLATES.get_ptr(ifindex % TRANSLATES)).is_some_and(|flag| flag.set != 0)
     }
 
     #[inline(always)]
     fn set_translates(&self, ifindex: u32) {
         if let Some(flag) = maps::TRANSLATES.get_ptr_mut(ifindex % TRANSLATES) {
             // SAFETY: the verifier has seen the null check; whoever writes it writes the same.
-            unsafe { core::ptr::write_volatile(flag, 1) };
+            unsafe { core::ptr::write_volatile(flag, Flag { set: 1 }) };
         }
     }
 

@@ -369,6 +369,11 @@ const MAP_FIELDS: &[(&str, &[&str])] = &[
     ("FLOW_SHAPE", &["set", "head", "entry", "remote", "opener", "until"]),
     // Of pods with the annotation alone: tests/tests/sources.rs looks into it.
     ("SOURCES", &[]),
+    ("VIPS", &[]),
+    ("SERVICES", &["address", "addr", "port", "protocol", "family", "first", "count"]),
+    ("BACKENDS", &["address", "addr", "port"]),
+    ("TRANSLATIONS", &["remote", "remote_port", "tracked", "address", "port", "flags", "seen"]),
+    ("TRANSLATES", &["set"]),
     ("COUNTS", &["packets", "bytes"]),
     ("SETTINGS", &["ticks_per_second", "events_per_tick", "flow_mask", "flow_seed"]),
     ("SCRATCH", &["src", "dst"]),
@@ -393,6 +398,25 @@ fn a_dump_of_every_pinned_map_shows_named_fields() -> Result<()> {
         kept.push((lab.connect("dev/web", tcp)?, conn));
     }
     shell(&ns, &format!("ping -c 1 -W 2 -s 3000 {}", lab.world.pod("prod/web")?.ipv4))?;
+    // A Service: the agent translates by itself.
+    let server = lab.world.pod("prod/web")?.ipv4;
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "prod", "name": "web"},
+        "spec": {
+            "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv4"],
+            "ports": [{"port": 53, "protocol": "UDP"}],
+        },
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": "prod", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "endpoints": [{"addresses": [server], "conditions": {"ready": true}}],
+        "ports": [{"name": "", "port": 5300, "protocol": "UDP"}],
+    });
+    lab.manifests.write("service.json", &service.to_string())?;
+    lab.manifests.write("slice.json", &slice.to_string())?;
+    lab.sync()?;
+    assert_eq!(UdpConn::open(&ns, "10.96.0.10:53".parse()?)?.echo(ALLOW_TIMEOUT), Outcome::Open);
     let bpffs = lab.world.node("node1")?.bpffs();
     let mut seen = BTreeSet::new();
     for folder in ["v1/maps", "v1/kept", "flows-v1"] {

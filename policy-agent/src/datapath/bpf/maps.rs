@@ -13,7 +13,7 @@ use bytemuck::bytes_of;
 use ipnet::IpNet;
 use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowKey, FlowSet, FlowShape};
 use policy_common::maps::{
-    Addr6, BackendEntry, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget,
+    Addr6, BackendEntry, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flag,
     IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, ServiceKey, Sets,
     Settings, SlotRef, SourceKey, TRANSLATES, Translation,
 };
@@ -57,7 +57,7 @@ pub(super) struct Maps {
     backends: Array<MapData, [u8; size_of::<BackendEntry>()]>,
     pub(super) services: HashMap<MapData, [u8; size_of::<ServiceKey>()], [u8; 8]>,
     pub(super) translations: HashMap<MapData, FlowKeyBytes, [u8; size_of::<Translation>()]>,
-    translates: Array<MapData, u32>,
+    translates: Array<MapData, [u8; 4]>,
     flow_seed: Array<MapData, u64>,
     flow_shape: Array<MapData, [u8; size_of::<FlowShape>()]>,
     settings: Array<MapData, [u8; SETTINGS]>,
@@ -239,7 +239,7 @@ impl Maps {
                 if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
             result => result?,
         }
-        Ok(self.translates.set(key.ifindex % TRANSLATES, 1, 0)?)
+        Ok(self.translates.set(key.ifindex % TRANSLATES, four(Flag { set: 1 }), 0)?)
     }
 
     /// The map changes while it is read: an entry that is skipped or met twice is one of somebody else's.
