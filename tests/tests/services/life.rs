@@ -1,11 +1,14 @@
 //! What becomes of connections when policies, endpoints and agents change.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 use sluice_kubeproxy::Mode;
 use sluice_netns::{ALLOW_TIMEOUT, DENY_TIMEOUT, Outcome, TcpConn, UdpConn};
 
-use crate::stage::{Stage, TARGET};
+use crate::stage::{Stage, TARGET, ask};
 
 #[track_caller]
 fn goes_on(conn: &mut TcpConn, what: &str) {
@@ -116,4 +119,41 @@ fn a_client_with_affinity_keeps_its_endpoint_until_that_goes() -> Result<()> {
         stage.serve_as(&both, &sticky)?;
     }
     Ok(())
+}
+
+/// New connections at all times while endpoints come and go: there is always one, so that none fails.
+#[test]
+fn changes_of_endpoints_leave_no_gap() -> Result<()> {
+    let stage = Stage::new(Mode::Nftables)?;
+    stage.serve(&[("near", TARGET)])?;
+    stage.allow(&["near", "far"], &[TARGET])?;
+    let (over, client) = (AtomicBool::new(false), stage.client()?);
+    std::thread::scope(|scope| {
+        let askers: Vec<_> = Stage::http()
+            .into_iter()
+            .map(|to| {
+                let (over, client) = (&over, &client);
+                scope.spawn(move || -> Result<BTreeMap<String, usize>> {
+                    let mut answers = BTreeMap::new();
+                    while !over.load(Ordering::Relaxed) {
+                        *answers.entry(ask(client, to, ALLOW_TIMEOUT)?).or_default() += 1;
+                    }
+                    Ok(answers)
+                })
+            })
+            .collect();
+        let changed = (0..30).try_for_each(|n| match n % 3 {
+            0 => stage.serve(&[("far", TARGET)]),
+            1 => stage.serve(&[("near", TARGET), ("far", TARGET)]),
+            _ => stage.serve(&[("near", TARGET)]),
+        });
+        over.store(true, Ordering::Relaxed);
+        for asker in askers {
+            let answers = asker.join().map_err(|_| anyhow::anyhow!("who asks panicked"))??;
+            let names: Vec<&str> = answers.keys().map(String::as_str).collect();
+            ensure!(names == ["shop/far", "shop/near"], "{answers:?}");
+            ensure!(answers.values().sum::<usize>() > 30, "{answers:?}");
+        }
+        changed
+    })
 }
