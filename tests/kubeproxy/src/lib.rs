@@ -65,10 +65,21 @@ pub struct KubeProxy {
 }
 
 impl KubeProxy {
-    /// One that has written nothing yet.
+    /// One that has written nothing yet. `pods`: the pod networks of all nodes; the cluster's is the smallest around those
+    /// of a family.
     #[must_use]
     pub fn new(node: &Node, mode: Mode, pods: &[IpNet]) -> Self {
-        Self { ns: node.ns().clone(), mode, pods: pods.to_vec() }
+        let around = |family: Family| {
+            let mut nets = pods.iter().copied().filter(|net| family.has(net.addr()));
+            let mut around = nets.next()?;
+            for net in nets {
+                while !around.contains(&net) {
+                    around = around.supernet()?;
+                }
+            }
+            Some(around)
+        };
+        Self { ns: node.ns().clone(), mode, pods: Family::BOTH.into_iter().filter_map(around).collect() }
     }
 
     /// Replaces all rules in one transaction for each family (and table, for iptables). What clients with affinity are bound
