@@ -346,8 +346,7 @@ fn choose<T: Tables>(
     let count = service.count & SERVICE_MOST;
     let mut at = 0;
     while at < TRIES {
-        #[expect(clippy::cast_possible_truncation, reason = "below the count")]
-        let place = (u64::from(tables.random()) * u64::from(count) >> 32) as u32;
+        let place = ((u64::from(tables.random()) * u64::from(count)) >> 32) as u32;
         let backend = tables.backend(service.first.wrapping_add(place))?;
         if is_free(tables, ifindex, ip, &backend, now) {
             return Some(backend);

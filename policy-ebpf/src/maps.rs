@@ -4,9 +4,10 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use policy_common::flows::{FlowKey, FlowSet, FlowShape};
 use policy_common::maps::{
-    Addr4, Addr6, BackendEntry, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flag, IFINDEX_DIRECT,
-    INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, ServiceKey, ServiceRef, Sets,
-    Settings, SlotRef, SourceKey, TRANSLATES as TRANSLATES_CELLS, Translation, VIP_WORDS, Word,
+    Addr4, Addr6, BackendEntry, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flag,
+    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORT_PROTOCOLS, PORTS_PER_PROTOCOL, RowRef, ServiceKey,
+    ServiceRef, Sets, Settings, SlotRef, SourceKey, TRANSLATES as TRANSLATES_CELLS, Translation, VIP_WORDS,
+    Word,
 };
 use policy_common::parse::Scratch;
 

@@ -6,9 +6,9 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_spin_lock, bpf_s
 use policy_common::Tables;
 use policy_common::flows::{FlowKey, FlowSet};
 use policy_common::maps::{
-    Addr4, Addr6, BackendEntry, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, Flag, IFINDEX_DIRECT, INDEX_BLOCK,
-    INDEX_TOP, PORTS_PER_PROTOCOL, SOURCE_KEY_BITS, ServiceKey, ServiceRef, Sets, SourceKey, TRANSLATES,
-    Translation, WORD_BITS, Words, vip_bit,
+    Addr4, Addr6, BackendEntry, CELL_ASK, CELL_BLOCK, CLASS_NONE, Endpoint, Flag, IFINDEX_DIRECT,
+    INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, SOURCE_KEY_BITS, ServiceKey, ServiceRef, Sets, SourceKey,
+    TRANSLATES, Translation, WORD_BITS, Words, vip_bit,
 };
 use policy_common::parse::{Ip, Scratch};
 use policy_common::service;

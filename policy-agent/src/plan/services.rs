@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy_common::maps::{
@@ -261,7 +260,7 @@ impl Planner {
         let places = to.first..to.first + (to.count & SERVICE_MOST);
         let backends = places
             .filter_map(|index| self.shadow.backend(index))
-            .map(|entry| Backend { address: IpAddr::from(entry.address.ip(family)), port: entry.port });
+            .map(|entry| Backend { address: entry.address.ip(family), port: entry.port });
         let head = (to.count & SERVICE_AFFINITY != 0).then(|| self.shadow.backend(to.first.wrapping_sub(1)));
         let affinity = head.flatten().map(|head| {
             let [seconds, low, high, _] = head.address.words();

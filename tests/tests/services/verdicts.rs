@@ -30,13 +30,9 @@ fn expect(stage: &Stage, what: &str, expected: &[&str]) {
             ["refused"] => refusal(stage, to),
             _ => who(stage, to, times),
         };
-        match found {
-            Ok(found) => {
-                let expected: BTreeSet<String> = expected.iter().map(|&name| name.to_owned()).collect();
-                assert_eq!(found, expected, "{what}: {to}");
-            }
-            Err(error) => panic!("{what}: {to}: {error:#}"),
-        }
+        let expected: BTreeSet<String> = expected.iter().map(|&name| name.to_owned()).collect();
+        let found = found.map_err(|error| format!("{error:#}"));
+        assert_eq!(found, Ok(expected), "{what}: {to}");
     }
 }
 

@@ -13,9 +13,9 @@ use bytemuck::bytes_of;
 use ipnet::IpNet;
 use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowKey, FlowSet, FlowShape};
 use policy_common::maps::{
-    Addr6, BackendEntry, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget, Flag,
-    IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, ServiceKey, Sets,
-    Settings, SlotRef, SourceKey, TRANSLATES, Translation,
+    Addr6, BackendEntry, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget,
+    Flag, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, ServiceKey,
+    Sets, Settings, SlotRef, SourceKey, TRANSLATES, Translation,
 };
 use policy_common::service::flag;
 use policy_common::{Direction, DropReason};
