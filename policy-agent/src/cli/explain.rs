@@ -6,9 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use policy_agent::explain::{Explainer, Explanation, Outcome, PortSpec, Side, Source, parse_batch_line};
+use clap::error::ErrorKind;
+use policy_agent::explain::{
+    Answer, Called, Explainer, PortSpec, QueryError, Question, Source, parse_batch_line,
+};
 use policy_agent::source::{Store, read_folder};
 
+use super::explanation::print_text;
 use super::output::{Output, print_json};
 
 #[derive(Debug, Args)]
@@ -19,13 +23,19 @@ pub(super) struct ExplainArgs {
     /// Who opens the connection: namespace/pod, node:NAME (a process of that node), or an address.
     #[arg(long, value_name = "POD|NODE|ADDRESS", required_unless_present = "batch")]
     from: Option<Source>,
-    /// Who is called: namespace/pod, node:NAME, or an address.
-    #[arg(long, value_name = "POD|NODE|ADDRESS", required_unless_present = "batch")]
-    to: Option<Source>,
-    /// 80/TCP, 53/UDP, 9003/SCTP, http/TCP (a name that the called pod declares), or ICMP.
-    #[arg(long, value_name = "PORT/PROTOCOL", required_unless_present = "batch")]
+    /// Who is called: namespace/pod, node:NAME, an address, or svc/NAMESPACE/NAME:PORT.
+    ///
+    /// PORT is a number or name of the Service's; /TCP, /UDP or /SCTP behind it tells ports of one number apart. The answer
+    /// has a verdict for each endpoint that kube-proxy on the client's node picks from; so has the one about an address and
+    /// port that lead to a Service from there: cluster IP, external IP, load balancer's IP, node port.
+    #[arg(long, value_name = "POD|NODE|ADDRESS|SERVICE", required_unless_present = "batch")]
+    to: Option<Called>,
+    /// 80/TCP, 53/UDP, 9003/SCTP, http/TCP (a name that the called pod declares), or ICMP. Not with svc/...
+    #[arg(long, value_name = "PORT/PROTOCOL")]
     port: Option<PortSpec>,
     /// Read one {"from", "to", "port", "protocol"} a line from standard input; print one object a line.
+    ///
+    /// For a Service, {"from", "to"}.
     #[arg(long, conflicts_with_all = ["from", "to", "port"])]
     batch: bool,
     #[arg(long, short, value_enum, default_value_t)]
@@ -33,24 +43,32 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let question = question(args);
     let mut store = Store::default();
     store.update(read_folder(&args.manifests));
     for problem in store.problems() {
         anstream::eprintln!("{problem}");
     }
     let explainer = Explainer::new(store.cluster().clone())?;
-    if args.batch {
-        return batch(&explainer);
-    }
-    let (Some(from), Some(to), Some(port)) = (&args.from, &args.to, &args.port) else {
-        anyhow::bail!("--from, --to and --port are needed, or --batch");
-    };
-    let explanation = explainer.explain(from, to, port.clone())?;
+    let Some(question) = question else { return batch(&explainer) };
+    let answer = explainer.answer(&question)?;
     match args.output {
-        Output::Json => print_json(&explanation)?,
-        Output::Text => print_text(&explanation),
+        Output::Json => print_json(&answer)?,
+        Output::Text => print_text(&answer),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// None where questions come as a batch. That a port is missing, or one too many, is bad usage like any other, although
+/// only the destination tells.
+fn question(args: &ExplainArgs) -> Option<Question> {
+    let (from, to) = (args.from.clone()?, args.to.clone()?);
+    let kind = |error: &QueryError| match error {
+        QueryError::PortMissing(_) => ErrorKind::MissingRequiredArgument,
+        _ => ErrorKind::ArgumentConflict,
+    };
+    let checked = Question::new(from, to, args.port.clone());
+    Some(checked.unwrap_or_else(|error| clap::Error::raw(kind(&error), format!("{error}\n")).exit()))
 }
 
 /// A line that is no question is answered by one that says so, and makes the whole fail at the end.
@@ -62,9 +80,9 @@ fn batch(explainer: &Explainer) -> anyhow::Result<ExitCode> {
         if line.trim().is_empty() {
             continue;
         }
-        let answer = parse_batch_line(&line).and_then(|(from, to, port)| explainer.explain(&from, &to, port));
+        let answer = parse_batch_line(&line).and_then(|question| explainer.answer(&question));
         let text = match answer {
-            Ok(explanation) => serde_json::to_string(&explanation)?,
+            Ok(answer) => serde_json::to_string::<Answer>(&answer)?,
             Err(error) => {
                 code = ExitCode::FAILURE;
                 serde_json::json!({ "error": error.to_string() }).to_string()
@@ -74,17 +92,4 @@ fn batch(explainer: &Explainer) -> anyhow::Result<ExitCode> {
         writeln!(out, "{text}").and_then(|()| out.flush()).context("writing the answer")?;
     }
     Ok(code)
-}
-
-fn print_text(explanation: &Explanation) {
-    let word = |outcome| match outcome {
-        Outcome::Allow => "allow",
-        Outcome::Deny => "deny",
-    };
-    let side = |name: &str, side: &Side| {
-        anstream::println!("  {name:<8} {:<6} {}", word(side.verdict), side.reason);
-    };
-    anstream::println!("{}", word(explanation.verdict));
-    side("egress", &explanation.egress);
-    side("ingress", &explanation.ingress);
 }

@@ -3,6 +3,7 @@
 mod cni;
 mod config;
 mod explain;
+mod explanation;
 mod output;
 mod run;
 mod status;

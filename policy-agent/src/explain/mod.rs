@@ -5,6 +5,8 @@
 
 mod frame;
 mod query;
+mod question;
+mod service;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +18,8 @@ use serde::Serialize;
 
 pub use frame::{TransportProtocol, frame};
 pub use query::{PortSpec, QueryError, Source, parse_batch_line};
+pub use question::{Called, Destination, Question, ServiceAddress};
+pub use service::{EndpointExplanation, FrontendExplanation, ServiceExplanation, ServiceVerdict};
 
 use crate::compile::{Compiled, Scope, compile};
 use crate::datapath::memory::Memory;
@@ -28,6 +32,13 @@ pub struct Explanation {
     pub verdict: Outcome,
     pub egress: Side,
     pub ingress: Side,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Direct(Explanation),
+    Service(ServiceExplanation),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,16 +89,40 @@ impl Explainer {
         Ok(Self { cluster, compiled, tables, endpoints })
     }
 
+    /// What a client finds: an address and port of a Service lead to its endpoints.
+    pub fn answer(&self, question: &Question) -> Result<Answer, QueryError> {
+        let from = &question.from;
+        match &question.to {
+            Destination::Service(address) => self.explain_service(from, address).map(Answer::Service),
+            Destination::End(to, port) => {
+                let (ends, port) = self.resolve(from, to, port.clone())?;
+                let service = self.explain_frontend(from, &ends, port);
+                Ok(service.map_or_else(|| Answer::Direct(self.judge(&ends, port)), Answer::Service))
+            }
+        }
+    }
+
+    /// What policies say of these addresses themselves, as they are on the wire.
     pub fn explain(&self, from: &Source, to: &Source, port: PortSpec) -> Result<Explanation, QueryError> {
+        let (ends, port) = self.resolve(from, to, port)?;
+        Ok(self.judge(&ends, port))
+    }
+
+    fn resolve(
+        &self,
+        from: &Source,
+        to: &Source,
+        port: PortSpec,
+    ) -> Result<(query::Ends, TransportProtocol), QueryError> {
         let ends = query::resolve(&self.cluster, from, to)?;
         let port = query::resolve_port(port, self.pod_at(ends.to))?;
-        let egress = self.side(Direction::Egress, &ends, port);
-        let ingress = self.side(Direction::Ingress, &ends, port);
-        let verdict = match (egress.verdict, ingress.verdict) {
-            (Outcome::Allow, Outcome::Allow) => Outcome::Allow,
-            _ => Outcome::Deny,
-        };
-        Ok(Explanation { verdict, egress, ingress })
+        Ok((ends, port))
+    }
+
+    fn judge(&self, ends: &query::Ends, port: TransportProtocol) -> Explanation {
+        let egress = self.side(Direction::Egress, ends, port);
+        let ingress = self.side(Direction::Ingress, ends, port);
+        Explanation { verdict: both(&egress, &ingress), egress, ingress }
     }
 
     fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
@@ -222,6 +257,13 @@ impl Explainer {
 
     fn describe(&self, address: IpAddr) -> String {
         self.pod_at(address).map_or_else(|| address.to_string(), |pod| format!("{} ({address})", pod.id))
+    }
+}
+
+fn both(egress: &Side, ingress: &Side) -> Outcome {
+    match (egress.verdict, ingress.verdict) {
+        (Outcome::Allow, Outcome::Allow) => Outcome::Allow,
+        _ => Outcome::Deny,
     }
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::frame::TransportProtocol;
+use super::question::{Called, Question};
 use crate::model::{Cluster, ObjectName, Pod, Protocol};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +24,27 @@ pub enum QueryError {
     Syntax(String, &'static str),
     #[error("the port name {0:?} needs a pod that declares it, and the destination does not")]
     NoNamedPort(String),
+    #[error("there is no Service {0} in the manifests")]
+    NoService(ObjectName),
+    #[error(
+        "Service {0} has no cluster IP (it is headless, of type ExternalName, or was not given one yet), so that nothing is \
+         translated{1}"
+    )]
+    NoClusterIp(ObjectName, String),
+    #[error("Service {service} has no port {port}; its ports: {candidates}")]
+    NoServicePort { service: ObjectName, port: String, candidates: String },
+    #[error(
+        "Service {service} has several ports {port:?}: {candidates}; append /TCP, /UDP or /SCTP, or ask by name"
+    )]
+    AmbiguousPort { service: ObjectName, port: String, candidates: String },
+    #[error("{0} of Service {1} leads elsewhere: Service {2} claims it, too, and comes first by name")]
+    Taken(String, String, String),
+    #[error("{0} needs a --port: only svc/NAMESPACE/NAME:PORT has one in itself")]
+    PortMissing(String),
+    #[error(
+        "{0} has its port in itself: no other port or protocol goes with it (append /TCP, /UDP or /SCTP to it)"
+    )]
+    PortTwice(String),
     #[error("not a question: {0}")]
     Batch(String),
 }
@@ -113,9 +135,16 @@ struct BatchLine {
     protocol: Option<String>,
 }
 
-/// `{"from", "to", "port", "protocol"}`; TCP where no protocol stands, and no port for ICMP.
-pub fn parse_batch_line(line: &str) -> Result<(Source, Source, PortSpec), QueryError> {
+/// `{"from", "to", "port", "protocol"}`; TCP where no protocol stands, and no port for ICMP. `{"from", "to"}` for a Service.
+pub fn parse_batch_line(line: &str) -> Result<Question, QueryError> {
     let line: BatchLine = serde_json::from_str(line).map_err(|e| QueryError::Batch(e.to_string()))?;
+    let to: Called = line.to.parse()?;
+    if let Called::Service(address) = &to {
+        if line.port.is_some() || line.protocol.is_some() {
+            return Err(QueryError::PortTwice(address.to_string()));
+        }
+        return Question::new(line.from.parse()?, to, None);
+    }
     let protocol = line.protocol.unwrap_or_else(|| "TCP".to_owned());
     let port = if protocol.eq_ignore_ascii_case("icmp") || protocol.eq_ignore_ascii_case("icmpv6") {
         PortSpec::Icmp
@@ -127,7 +156,7 @@ pub fn parse_batch_line(line: &str) -> Result<(Source, Source, PortSpec), QueryE
         };
         format!("{port}/{protocol}").parse()?
     };
-    Ok((line.from.parse()?, line.to.parse()?, port))
+    Question::new(line.from.parse()?, to, Some(port))
 }
 
 /// Both ends as addresses of one family.
@@ -150,18 +179,22 @@ pub(super) fn resolve(cluster: &Cluster, from: &Source, to: &Source) -> Result<E
             Some((*from, *to))
         })
         .ok_or_else(|| QueryError::NoCommonFamily(from.to_string(), to.to_string()))?;
-    let from_node = match from {
+    Ok(Ends { from: from_address, to: to_address, from_node: from_node(cluster, from) })
+}
+
+/// The node in whose network namespace the process is that opens the connection.
+pub(super) fn from_node(cluster: &Cluster, from: &Source) -> Option<String> {
+    match from {
         Source::Pod(name) => {
             let pod = cluster.pods.get(name).filter(|pod| pod.host_network);
             pod.and_then(|pod| pod.node.as_deref()).map(str::to_owned)
         }
         Source::Node(name) => Some(name.clone()),
         Source::Address(_) => None,
-    };
-    Ok(Ends { from: from_address, to: to_address, from_node })
+    }
 }
 
-fn addresses(cluster: &Cluster, source: &Source) -> Result<Vec<IpAddr>, QueryError> {
+pub(super) fn addresses(cluster: &Cluster, source: &Source) -> Result<Vec<IpAddr>, QueryError> {
     match source {
         Source::Address(address) => Ok(vec![*address]),
         Source::Node(name) => {
