@@ -176,6 +176,13 @@ impl Explainer {
             );
             return Some((ServiceVerdict::Deny, reason));
         }
+        if !sources.is_empty() && self.is_isolated(call.from) {
+            let reason = format!(
+                "Sluice drops it: Service {service} has loadBalancerSourceRanges, and what pods that policies isolate for \
+                 egress may do with such an address is not known"
+            );
+            return Some((ServiceVerdict::Deny, reason));
+        }
         if !backends.is_empty() {
             return None;
         }
@@ -193,6 +200,12 @@ impl Explainer {
             format!("Service {service} has no ready {family} endpoint: kube-proxy rejects the connection")
         };
         Some((ServiceVerdict::NoEndpoint, reason))
+    }
+
+    /// Whether some policy isolates the pod with this address for egress.
+    fn is_isolated(&self, address: IpAddr) -> bool {
+        let policy = self.pod_at(address).and_then(|pod| self.compiled.endpoints.get(&pod.id));
+        policy.is_some_and(|policy| policy.egress.is_some())
     }
 
     fn judge_endpoint(&self, call: &Call<'_>, backend: Backend) -> EndpointExplanation {
