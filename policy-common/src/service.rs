@@ -150,6 +150,9 @@ const SAME_SYN_SECONDS: u32 = 60;
 /// How often another backend is tried where the pod talks to one already under another name, by the same ports.
 const TRIES: u32 = 4;
 
+/// Seconds of silence after which a connection that the pod has ended leaves its ports to one by another frontend.
+const CLOSED_SECONDS: u32 = 2;
+
 #[inline(always)]
 fn is_live(entry: &Translation, protocol: u8, now: u32) -> bool {
     now.wrapping_sub(entry.seen) <= idle_seconds(protocol, entry.flags)
@@ -256,9 +259,10 @@ fn known_or_new<T: Tables>(
             || (entry.flags & (flag::CLOSING | flag::FOLLOWED) == 0
                 && now.wrapping_sub(entry.seen) <= SAME_SYN_SECONDS))
     {
-        if is_stale && entry.flags & (flag::HAIRPIN | flag::FOLLOWED) == 0 {
-            // Its way back must live as long.
-            remember_return(tables, ifindex, ip, &entry, now);
+        if (is_stale || ends) && entry.flags & (flag::HAIRPIN | flag::FOLLOWED) == 0 {
+            // Its way back must live as long, and no longer.
+            let closing = if ends { flag::CLOSING } else { 0 };
+            remember_return(tables, ifindex, ip, &Translation { flags: entry.flags | closing, ..entry }, now);
         }
         return send_to(ip, wire, &entry);
     }
@@ -275,12 +279,12 @@ fn known_or_new<T: Tables>(
     if service.count & SERVICE_CLOSED != 0 {
         return outcome::CLOSED;
     }
-    if service.count & SERVICE_MOST == 0 {
-        return outcome::NO_ENDPOINT;
-    }
     // Where it goes that was opened before, nobody here knows.
     if !fresh && matches!(ip.protocol, protocol::TCP | protocol::SCTP) {
         return outcome::CLOSED;
+    }
+    if service.count & SERVICE_MOST == 0 {
+        return outcome::NO_ENDPOINT;
     }
     let Some(backend) = choose(tables, ifindex, ip, wire, service, now) else { return outcome::CLOSED };
     wire.is_new = 1;
@@ -367,7 +371,9 @@ fn affinity_key(ifindex: u32, ip: &Ip, wire: &Wire) -> FlowKey {
 fn is_free<T: Tables>(tables: &T, ifindex: u32, ip: &Ip, backend: &BackendEntry, now: u32) -> bool {
     let key = key(kind::RECEIVED, ifindex, ip, &backend.address.words(), backend.port, ip.src_port);
     let taken = tables.with_translation(&key, |entry| {
-        (entry.address.words() != ip.dst || entry.port != ip.dst_port) && is_live(entry, ip.protocol, now)
+        (entry.address.words() != ip.dst || entry.port != ip.dst_port)
+            && is_live(entry, ip.protocol, now)
+            && (entry.flags & flag::CLOSING == 0 || now.wrapping_sub(entry.seen) < CLOSED_SECONDS)
     });
     !taken.unwrap_or(false)
 }

@@ -150,6 +150,7 @@ fn frame(from: End, to: End, what: What) -> Result<Vec<u8>> {
             let tcp = match flags {
                 "syn" => tcp.syn(),
                 "syn-ack" => tcp.syn().ack(1),
+                "fin" => tcp.fin().ack(2),
                 _ => tcp.ack(1),
             };
             tcp.write(&mut bytes, DATA)?;
@@ -333,6 +334,16 @@ fn two_services_with_one_endpoint_are_told_apart() -> Result<()> {
     // By the same port of the pod nobody could tell whose the answers are.
     let second = frame(pod, setting.at(VIP, 80)?, What::Udp)?;
     ensure!(setting.pass(Direction::Egress, &second) == Err(DropReason::Service));
+    // Nor of a connection that lasts; one that was ended leaves its ports.
+    let (first, second_port) = (setting.at(VIP, 53)?, setting.at(VIP, 80)?);
+    setting.sent(&frame(pod, first, What::Tcp("syn"))?)?;
+    setting.received(&frame(backend, pod, What::Tcp("syn-ack"))?)?;
+    let next = frame(pod, second_port, What::Tcp("syn"))?;
+    setting.tables.advance_seconds(5);
+    ensure!(setting.pass(Direction::Egress, &next) == Err(DropReason::Service));
+    setting.sent(&frame(pod, first, What::Tcp("fin"))?)?;
+    setting.tables.advance_seconds(3);
+    same(&setting.sent(&next)?, &frame(pod, backend, What::Tcp("syn"))?, "after the end of the first");
     // By another one, and when the first is long over.
     let other = setting.at(POD, 40_001)?;
     same(
