@@ -6,14 +6,15 @@
 //! What is off the hot path is a call of its own (`inline(never)`): BPF gives all frames of a call chain 512 bytes.
 
 use crate::Direction;
-use crate::maps::{Endpoint, Sets, Words};
+use crate::maps::{Endpoint, Sets, Words, masked_bit};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Frame, Ip, Scratch, Transport, protocol, tcp_flag};
 use crate::policy::{Policy, is_own, source_key};
 use crate::reason::{DropReason, PassReason, Verdict};
-use crate::service::{self, Wire, outcome};
+use crate::service::{self, outcome};
 use crate::tables::Tables;
 use crate::track::{Case, Question, is_fresh_syn, is_icmp_error};
+use crate::wire::{self, Wire};
 
 /// How a frame came to the hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub fn decide<P: Packet, T: Tables>(
         return verdict;
     }
     // Translating was done behind the compiler's back.
-    let Scratch { ip, quoted, wire } = core::hint::black_box(&mut *scratch);
+    let Scratch { ip, quoted, wire, .. } = core::hint::black_box(&mut *scratch);
     let judge = Judge { tables, endpoint, sets, arrival, ip, wire };
     let verdict = match parsed {
         Ok(Frame::Ip) => judge.ip(packet, quoted),
@@ -69,11 +70,23 @@ pub fn decide<P: Packet, T: Tables>(
         }
         Verdict::Drop(_) if sets.egress == 0 && sets.ingress == 0 => Verdict::Pass(PassReason::NotIsolated),
         Verdict::Pass(_)
-            if scratch.wire.changes == service::SENT
+            if scratch.wire.changes == wire::SENT
                 && (scratch.wire.is_new != 0 || matches!(scratch.ip.fragment, Fragment::First))
                 && tables.commit(arrival.ifindex, scratch) != 0 =>
         {
             Verdict::Drop(DropReason::Table)
+        }
+        Verdict::Drop(DropReason::Policy)
+            if scratch.wire.changes == wire::SENT
+                && (scratch.wire.is_new != 0 || scratch.ip.protocol == protocol::UDP) =>
+        {
+            let _ = tables.abandon(arrival.ifindex, scratch);
+            verdict
+        }
+        Verdict::Pass(_) if scratch.wire.masked != 0 && scratch.wire.is_new != 0 => {
+            // Where there is no room, an answer is judged by the node's address until the next packet comes.
+            let _ = tables.remember(arrival.ifindex, scratch);
+            verdict
         }
         verdict => verdict,
     }
@@ -91,12 +104,15 @@ fn services<P: Packet, T: Tables>(
     scratch: &mut Scratch,
 ) -> Option<Verdict> {
     let ifindex = arrival.ifindex;
-    let Scratch { ip, quoted, .. } = scratch;
+    let Scratch { ip, quoted, known, .. } = scratch;
     let is_error = matches!(ip.transport, Transport::Icmp);
     match arrival.direction {
         Direction::Egress => {
             let isolated = sets.egress != 0;
-            if !(isolated || tables.translates(ifindex)) || !tables.may_be_frontend(&ip.dst) {
+            let translates = tables.translates(ifindex);
+            if !(isolated || translates != 0)
+                || !(translates & masked_bit(&ip.dst) != 0 || tables.may_be_frontend(&ip.dst))
+            {
                 return None;
             }
             let judge = Judge { tables, endpoint, sets, arrival, ip, wire: &Wire::EMPTY };
@@ -113,7 +129,17 @@ fn services<P: Packet, T: Tables>(
             }
         }
         Direction::Ingress => {
-            if tables.translates(ifindex)
+            let isolated = sets.egress != 0 || sets.ingress != 0;
+            if isolated
+                && !is_error
+                && !arrival.from_node
+                && packet.is_masqueraded(ip, known)
+                && tables.unmask(ifindex, scratch) != 0
+            {
+                return None;
+            }
+            let Scratch { ip, quoted, .. } = scratch;
+            if tables.translates(ifindex) != 0
                 && (!is_error || parse::parse_quoted(packet, ip.offset, ip.family, quoted))
             {
                 let _ = tables.inbound(ifindex, scratch);
@@ -181,7 +207,12 @@ impl<T: Tables> Judge<'_, T> {
                 }
                 &ip.dst
             }
-            Direction::Ingress => &ip.src,
+            Direction::Ingress => {
+                if self.wire.masked != 0 && self.is_own(&ip.src) {
+                    return Verdict::Pass(PassReason::Own);
+                }
+                &ip.src
+            }
         };
         match ip.fragment {
             Fragment::Whole => self.connection(packet, quoted, remote),

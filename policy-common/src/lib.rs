@@ -9,6 +9,7 @@ pub mod conntrack;
 pub mod decide;
 pub mod flows;
 pub mod maps;
+pub mod masquerade;
 pub mod packet;
 pub mod parse;
 mod policy;
@@ -18,6 +19,8 @@ mod sctp;
 pub mod service;
 pub mod tables;
 pub mod track;
+pub mod translation;
+pub mod wire;
 
 pub use decide::{Arrival, decide};
 pub use packet::{Packet, Slice};

@@ -249,18 +249,22 @@ pub struct BackendEntry {
 pub struct Translation {
     pub address: Addr6,
     pub port: u16,
-    /// `service::flag`
+    /// `translation::flag`
     pub flags: u16,
     /// When it was last used, in seconds (`Tables::now`).
     pub seen: u32,
 }
 
-/// Something is so: 1.
+/// What of a pod is in `TRANSLATIONS` and `DATAGRAMS`: `MAY_TRANSLATE`, and a bit for each address that masqueraded packets came with
+/// (`masked_bit`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Flag {
     pub set: u32,
 }
+
+/// Something of the pod is there.
+pub const MAY_TRANSLATE: u32 = 1;
 
 /// Words of `VIPS`, 64 addresses each.
 pub const VIP_WORDS: u32 = 16_384;
@@ -270,10 +274,21 @@ pub const TRANSLATES: u32 = 4096;
 /// The bit of an address in `VIPS`: where it is clear, no frontend has the address.
 #[inline(always)]
 pub fn vip_bit(address: &Words) -> u32 {
+    mixed(address) >> 12
+}
+
+/// The bit of an address in a cell of `TRANSLATES`: a node masquerades with few.
+#[inline(always)]
+pub fn masked_bit(address: &Words) -> u32 {
+    2 << ((mixed(address) >> 16) % 31)
+}
+
+/// The upper bits are the well mixed ones.
+#[inline(always)]
+fn mixed(address: &Words) -> u32 {
     let mixed =
         address[0] ^ address[1].rotate_left(7) ^ address[2].rotate_left(13) ^ address[3].rotate_left(21);
-    // The upper bits are the well mixed ones.
-    mixed.wrapping_mul(0x9e37_79b1) >> 12
+    mixed.wrapping_mul(0x9e37_79b1)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

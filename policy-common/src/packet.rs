@@ -1,5 +1,7 @@
 //! The bytes of one Ethernet frame.
 
+use crate::masquerade::Known;
+use crate::parse::Ip;
 use crate::rewrite::{Correction, PacketMut, corrected};
 
 /// One frame as a hook sees it.
@@ -19,6 +21,12 @@ pub trait Packet {
 
     /// `N` bytes from `offset`; `None` where the frame ends before.
     fn load<const N: usize>(&self, offset: u32) -> Option<Aligned<N>>;
+
+    /// Fills `known` with what the node's connection tracking knows of a packet in its connection's original direction,
+    /// where the source is another than the one that the connection began with. Frames in memory belong to none.
+    fn is_masqueraded(&self, _ip: &Ip, _known: &mut Known) -> bool {
+        false
+    }
 }
 
 /// Bytes on a word boundary, whole words of them: BPF reads a word of an unaligned buffer byte by byte.

@@ -4,9 +4,10 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::maps::Words;
+use crate::masquerade::Known;
 use crate::packet::{Aligned, Packet};
 use crate::reason::DropReason;
-use crate::service::Wire;
+use crate::wire::Wire;
 
 pub const ETHERNET: u32 = 14;
 /// IPv6 extension headers that are walked: real chains have one or two (RFC 8504 lets a host bound them).
@@ -140,10 +141,11 @@ pub struct Scratch {
     pub ip: Ip,
     pub quoted: Ip,
     pub wire: Wire,
+    pub known: Known,
 }
 
 impl Scratch {
-    pub const EMPTY: Self = Self { ip: Ip::EMPTY, quoted: Ip::EMPTY, wire: Wire::EMPTY };
+    pub const EMPTY: Self = Self { ip: Ip::EMPTY, quoted: Ip::EMPTY, wire: Wire::EMPTY, known: Known::EMPTY };
 }
 
 /// The ICMP of an address family; the other one's number is a protocol like any other.

@@ -4,7 +4,7 @@ use crate::maps::Words;
 use crate::packet::{Aligned, Packet};
 use crate::parse::{ETHERNET, Fragment, Ip, Scratch, Transport, protocol};
 use crate::sctp;
-use crate::service::{self, Wire};
+use crate::wire::{self, Wire};
 
 /// A frame that can be written.
 pub trait PacketMut: Packet {
@@ -32,7 +32,7 @@ pub struct Correction {
 /// Writes what `scratch.wire` says. What could not be written must not pass.
 #[inline(always)]
 pub fn rewrite<P: PacketMut>(packet: &mut P, scratch: &Scratch) -> bool {
-    let Scratch { ip, quoted, wire } = scratch;
+    let Scratch { ip, quoted, wire, .. } = scratch;
     let v4 = ip.family == 4;
     let addresses = if v4 { addresses_v4(packet, wire) } else { addresses_v6(packet, wire) };
     let Some(addresses) = addresses else { return false };
@@ -127,7 +127,7 @@ fn sctp_checksum<P: PacketMut>(packet: &mut P, ip: &Ip, ports: u32) -> bool {
 #[inline(always)]
 fn quotation<P: PacketMut>(packet: &mut P, ip: &Ip, quoted: &Ip, wire: &Wire, checksum: u32) -> bool {
     // What the pod sends quotes what it received, whose source is the other end.
-    let by_pod = wire.changes == service::SENT;
+    let by_pod = wire.changes == wire::SENT;
     let inner = ip.offset + 8;
     let v4 = ip.family == 4;
     let mut difference = 0;

@@ -4,6 +4,7 @@ use crate::flows::{FlowKey, FlowSet};
 use crate::maps::{
     Addr4, Addr6, BackendEntry, Endpoint, ServiceKey, ServiceRef, Sets, SourceKey, Translation, Words,
 };
+use crate::masquerade;
 use crate::parse::{Ip, Scratch};
 use crate::service;
 use crate::track::{self, Case};
@@ -54,9 +55,10 @@ pub trait Tables: Sized {
     /// Any number.
     fn random(&self) -> u32;
 
-    /// Whether something of the pod behind this interface may be translated: once it was, it stays so.
-    fn translates(&self, ifindex: u32) -> bool;
-    fn set_translates(&self, ifindex: u32);
+    /// What of the pod behind this interface may be translated (`maps::Flag`): once it was, it stays so.
+    fn translates(&self, ifindex: u32) -> u32;
+    /// Adds bits.
+    fn set_translates(&self, ifindex: u32, bits: u32);
 
     /// Calls `f` with the entry of this key. Several packets may do so at once.
     fn with_translation<R>(&self, key: &FlowKey, f: impl FnOnce(&mut Translation) -> R) -> Option<R>;
@@ -74,6 +76,24 @@ pub trait Tables: Sized {
     #[inline(always)]
     fn commit(&self, ifindex: u32, scratch: &mut Scratch) -> i32 {
         service::commit(self, ifindex, scratch)
+    }
+
+    /// Forgets the choice of an endpoint that policy denies.
+    #[inline(always)]
+    fn abandon(&self, ifindex: u32, scratch: &mut Scratch) -> i32 {
+        service::abandon(self, ifindex, scratch)
+    }
+
+    /// Finds where a masqueraded packet comes from.
+    #[inline(always)]
+    fn unmask(&self, ifindex: u32, scratch: &mut Scratch) -> i32 {
+        masquerade::unmask(self, ifindex, scratch)
+    }
+
+    /// Remembers a masqueraded connection that policy let through.
+    #[inline(always)]
+    fn remember(&self, ifindex: u32, scratch: &mut Scratch) -> i32 {
+        masquerade::remember(self, ifindex, scratch)
     }
 
     /// Translates what a pod receives of a Service's endpoint.

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+mod conntrack;
 mod maps;
 mod report;
 mod skb;
@@ -20,7 +21,7 @@ use aya_ebpf::programs::TcContext;
 use policy_common::flows::{FlowSeed, FlowState, Opener};
 use policy_common::parse::ETHERNET;
 use policy_common::rewrite::rewrite;
-use policy_common::{Arrival, Direction, DropReason, Tables as _, Verdict, conntrack, decide};
+use policy_common::{Arrival, Direction, DropReason, Tables as _, Verdict, decide};
 use skb::Skb;
 use tables::BpfTables;
 
@@ -66,8 +67,9 @@ pub(crate) fn seed_flow(ctx: TcContext) -> i32 {
         return -1;
     };
     let now = BpfTables.now();
-    let put = BpfTables
-        .with_flows(&seed.key, |set| conntrack::seed(set, &seed.key, opener, state, seed.seconds, now));
+    let put = BpfTables.with_flows(&seed.key, |set| {
+        policy_common::conntrack::seed(set, &seed.key, opener, state, seed.seconds, now)
+    });
     put.map_or(-1, i32::from)
 }
 

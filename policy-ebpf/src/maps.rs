@@ -80,11 +80,15 @@ pub(crate) static SERVICES: HashMap<ServiceKey, ServiceRef, 65_536, 1> = HashMap
 #[btf_map]
 pub(crate) static BACKENDS: Array<BackendEntry, 131_072> = Array::new();
 
-/// Flows to Services, datagrams in fragments, and what clients keep to. The least recently used go first.
+/// Connections to Services, and what clients keep to. The least recently used go first.
 #[btf_map]
 pub(crate) static TRANSLATIONS: LruHashMap<FlowKey, Translation, 32_768> = LruHashMap::new();
 
-/// Whether something of a pod is in `TRANSLATIONS`, by the lower bits of its interface index.
+/// Datagrams to Services, and those in fragments: they push out none of the connections.
+#[btf_map]
+pub(crate) static DATAGRAMS: LruHashMap<FlowKey, Translation, 32_768> = LruHashMap::new();
+
+/// Whether something of a pod is in `TRANSLATIONS` or `DATAGRAMS`, by the lower bits of its interface index.
 #[btf_map]
 pub(crate) static TRANSLATES: Array<Flag, { TRANSLATES_CELLS as usize }> = Array::new();
 

@@ -3,9 +3,12 @@
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
+use policy_common::masquerade::Known;
 use policy_common::packet::{Aligned, Packet};
-use policy_common::parse::{ETHERNET, ETHERTYPE_IPV6, is_extension};
+use policy_common::parse::{ETHERNET, ETHERTYPE_IPV6, Ip, is_extension};
 use policy_common::rewrite::{Correction, PacketMut};
+
+use crate::conntrack::masqueraded;
 
 /// Headers up to here are read without a call: Ethernet and the longest IPv4 header end at 74.
 const DIRECT: u32 = 128;
@@ -91,6 +94,12 @@ impl Packet for Skb<'_> {
             }
         }
         self.ctx.load::<Aligned<N>>(offset as usize).ok()
+    }
+
+    /// By way of a global function, which fills the same place.
+    #[inline(always)]
+    fn is_masqueraded(&self, _ip: &Ip, _known: &mut Known) -> bool {
+        masqueraded(self.ctx.skb.skb) != 0
     }
 }
 

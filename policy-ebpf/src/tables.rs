@@ -1,6 +1,7 @@
 //! The engine's `Tables` over the maps.
 
 use aya_ebpf::bindings::bpf_spin_lock;
+use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_spin_lock, bpf_spin_unlock};
 use policy_common::Tables;
@@ -10,9 +11,11 @@ use policy_common::maps::{
     INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, SOURCE_KEY_BITS, ServiceKey, ServiceRef, Sets, SourceKey,
     TRANSLATES, Translation, WORD_BITS, Words, vip_bit,
 };
+use policy_common::masquerade;
 use policy_common::parse::{Ip, Scratch};
 use policy_common::service;
 use policy_common::track::{self, Case, Question};
+use policy_common::translation;
 
 use crate::maps;
 
@@ -185,21 +188,23 @@ impl Tables for BpfTables {
     }
 
     #[inline(always)]
-    fn translates(&self, ifindex: u32) -> bool {
-        read!(maps::TRANSLATES.get_ptr(ifindex % TRANSLATES)).is_some_and(|flag| flag.set != 0)
+    fn translates(&self, ifindex: u32) -> u32 {
+        read!(maps::TRANSLATES.get_ptr(ifindex % TRANSLATES)).map_or(0, |flag| flag.set)
     }
 
     #[inline(always)]
-    fn set_translates(&self, ifindex: u32) {
+    fn set_translates(&self, ifindex: u32, bits: u32) {
         if let Some(flag) = maps::TRANSLATES.get_ptr_mut(ifindex % TRANSLATES) {
-            // SAFETY: the verifier has seen the null check; whoever writes it writes the same.
-            unsafe { core::ptr::write_volatile(flag, Flag { set: 1 }) };
+            // SAFETY: the verifier has seen the null check.
+            let set = unsafe { core::ptr::read_volatile(flag) }.set | bits;
+            // SAFETY: as above. Of two CPUs at once one may lose its bit for an address: the next packet sets it again.
+            unsafe { core::ptr::write_volatile(flag, Flag { set }) };
         }
     }
 
     #[inline(always)]
     fn with_translation<R>(&self, key: &FlowKey, f: impl FnOnce(&mut Translation) -> R) -> Option<R> {
-        let entry = maps::TRANSLATIONS.get_ptr_mut(key)?;
+        let entry = translations(key).get_ptr_mut(key)?;
         // SAFETY: the verifier has seen the null check. The kernel may write the entry at the same time; what may tear is
         // a translation to an address of nobody, for one packet.
         Some(f(unsafe { &mut *entry }))
@@ -207,7 +212,7 @@ impl Tables for BpfTables {
 
     #[inline(always)]
     fn put_translation(&self, key: &FlowKey, value: &Translation) -> bool {
-        maps::TRANSLATIONS.insert(key, value, 0).is_ok()
+        translations(key).insert(key, value, 0).is_ok()
     }
 
     #[inline(always)]
@@ -224,11 +229,31 @@ impl Tables for BpfTables {
     fn commit(&self, ifindex: u32, _scratch: &mut Scratch) -> i32 {
         commit(ifindex)
     }
+
+    #[inline(always)]
+    fn abandon(&self, ifindex: u32, _scratch: &mut Scratch) -> i32 {
+        abandon(ifindex)
+    }
+
+    #[inline(always)]
+    fn unmask(&self, ifindex: u32, _scratch: &mut Scratch) -> i32 {
+        unmask(ifindex)
+    }
+
+    #[inline(always)]
+    fn remember(&self, ifindex: u32, _scratch: &mut Scratch) -> i32 {
+        remember(ifindex)
+    }
+}
+
+#[inline(always)]
+fn translations(key: &FlowKey) -> &'static LruHashMap<FlowKey, Translation, 32_768> {
+    if translation::is_of_datagrams(key) { &maps::DATAGRAMS } else { &maps::TRANSLATIONS }
 }
 
 /// A step of translating, by itself. Works in `SCRATCH`.
 macro_rules! step {
-    ($name:ident $(, $isolated:ident)?) => {
+    ($module:ident::$name:ident $(, $isolated:ident)?) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $name(ifindex: u32 $(, $isolated: u32)?) -> i32 {
@@ -236,14 +261,17 @@ macro_rules! step {
             // SAFETY: the verifier has seen the null check, and nothing else runs on this CPU's slot meanwhile: the
             // caller reads its own view of it anew afterwards (`decide`).
             let scratch = unsafe { &mut *scratch };
-            service::$name(&BpfTables, ifindex $(, $isolated != 0)?, scratch)
+            $module::$name(&BpfTables, ifindex $(, $isolated != 0)?, scratch)
         }
     };
 }
 
-step!(outbound, isolated);
-step!(inbound);
-step!(commit);
+step!(service::outbound, isolated);
+step!(service::inbound);
+step!(service::commit);
+step!(service::abandon);
+step!(masquerade::unmask);
+step!(masquerade::remember);
 
 /// The arguments are those that the answer uses: the compiler passes nothing for others, and the verifier minds.
 macro_rules! question {

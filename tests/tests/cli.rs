@@ -373,6 +373,7 @@ const MAP_FIELDS: &[(&str, &[&str])] = &[
     ("SERVICES", &["address", "addr", "port", "protocol", "family", "first", "count"]),
     ("BACKENDS", &["address", "addr", "port"]),
     ("TRANSLATIONS", &["remote", "remote_port", "tracked", "address", "port", "flags", "seen"]),
+    ("DATAGRAMS", &["remote", "remote_port", "tracked", "address", "port", "flags", "seen"]),
     ("TRANSLATES", &["set"]),
     ("COUNTS", &["packets", "bytes"]),
     ("SETTINGS", &["ticks_per_second", "events_per_tick", "flow_mask", "flow_seed"]),

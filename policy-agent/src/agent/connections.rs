@@ -9,7 +9,7 @@ use policy_common::Direction;
 use policy_common::flows::{FlowEntry, FlowKey, FlowSeed, FlowState, Opener, Tracked};
 use policy_common::maps::Addr6;
 use policy_common::parse::protocol;
-use policy_common::service::kind;
+use policy_common::translation::kind;
 
 use super::core::tables::FlowCount;
 use crate::compile::Compiled;
@@ -196,7 +196,8 @@ fn lacks_permission(planner: &Planner, flow: &FlowEntry) -> bool {
         && planner.allows(key.ifindex, direction, key.remote_address(), protocol, port) == Some(false)
 }
 
-/// A flow to a Service, which kube-proxy translates: the flow to who really answers, which policy judges.
+/// A flow that the node translates (to a Service, or masqueraded): the flow to the other end that is really there, which
+/// policy judges.
 fn follow(
     datapath: &mut BpfDatapath,
     frontends: &BTreeMap<Frontend, Target>,
@@ -205,23 +206,32 @@ fn follow(
 ) -> Result<KnownFlow, BpfError> {
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == flow.protocol);
     let (Some(through), Some(protocol)) = (flow.through, protocol) else { return Ok(*flow) };
-    let frontend = Frontend { address: flow.remote.ip(), port: flow.remote.port(), protocol };
-    if !frontends.contains_key(&frontend) {
-        return Ok(*flow);
-    }
-    let (remote, family) = Addr6::of(frontend.address);
+    let (remote, family) = Addr6::of(flow.remote.ip());
     let key = FlowKey {
         remote,
         ifindex,
-        remote_port: frontend.port,
+        remote_port: flow.remote.port(),
         local_port: flow.local_port,
         protocol: flow.protocol,
         family,
         tracked: kind::SENT,
         zero: 0,
     };
-    datapath.follow(&key, through)?;
-    Ok(KnownFlow { remote: through, ..*flow })
+    let frontend = Frontend { address: flow.remote.ip(), port: flow.remote.port(), protocol };
+    let (seconds, ends) = (seconds_left(flow), flow.state == Phase::Closing);
+    let follows = if flow.opener == Opener::Peer {
+        datapath.unmask(&key, through, seconds, ends)?
+    } else if frontends.contains_key(&frontend) {
+        datapath.follow(&key, through, seconds, ends)?;
+        true
+    } else {
+        false
+    };
+    Ok(if follows { KnownFlow { remote: through, ..*flow } } else { *flow })
+}
+
+fn seconds_left(flow: &KnownFlow) -> u32 {
+    flow.remaining.map_or(u32::MAX, |left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX))
 }
 
 fn seed(flow: &KnownFlow, ifindex: u32) -> FlowSeed {
@@ -247,6 +257,6 @@ fn seed(flow: &KnownFlow, ifindex: u32) -> FlowSeed {
         opener: flow.opener as u8,
         state: state as u8,
         zero: 0,
-        seconds: flow.remaining.map_or(u32::MAX, |left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX)),
+        seconds: seconds_left(flow),
     }
 }

@@ -39,7 +39,6 @@ impl Frontends {
         changes: &Changes,
         compiled: &mut BTreeMap<Frontend, Target>,
     ) -> BTreeSet<Frontend> {
-        // Which of its addresses serve node ports follows from the Services, too.
         let vantage = vantage(cluster, scope);
         if vantage != self.vantage {
             let before = std::mem::take(compiled);
@@ -77,15 +76,12 @@ fn claimed(cluster: &Cluster, name: &ObjectName, vantage: &Vantage) -> BTreeSet<
     cluster.services.frontends(name, vantage).into_iter().map(|(frontend, _)| frontend).collect()
 }
 
-/// The node's own addresses serve node ports, all of them. One that a Service has besides is bound to the node by
-/// kube-proxy itself, in its mode ipvs, and is no address of the node.
+/// The node's own addresses serve node ports, all of them.
 fn vantage(cluster: &Cluster, scope: &Scope) -> Option<Vantage> {
     let Scope::Node { name, addresses } = scope else { return None };
     let known = match name {
         Some(name) => Vantage::of(cluster, name),
         None => Vantage::default(),
     };
-    let addresses =
-        addresses.iter().copied().filter(|address| !cluster.services.has_address(*address)).collect();
-    Some(Vantage { addresses, ..known })
+    Some(Vantage { addresses: addresses.iter().copied().collect(), ..known })
 }

@@ -35,7 +35,7 @@ pub struct Memory {
     backends: Vec<BackendEntry>,
     services: BTreeMap<Frontend, ServiceRef>,
     translations: RefCell<BTreeMap<FlowKey, Translation>>,
-    translates: Cell<bool>,
+    translates: Cell<u32>,
     random: Cell<u32>,
     /// The sets of the flow table that are not empty.
     flows: RefCell<HashMap<u32, FlowSet>>,
@@ -66,7 +66,7 @@ impl Memory {
             backends: vec![BackendEntry::default(); capacity.backends as usize],
             services: BTreeMap::new(),
             translations: RefCell::default(),
-            translates: Cell::new(false),
+            translates: Cell::new(0),
             random: Cell::new(1),
             flows: RefCell::default(),
             flow_mask: capacity.flow_sets.saturating_sub(1),
@@ -278,12 +278,12 @@ impl Tables for Memory {
         number
     }
 
-    fn translates(&self, _ifindex: u32) -> bool {
+    fn translates(&self, _ifindex: u32) -> u32 {
         self.translates.get()
     }
 
-    fn set_translates(&self, _ifindex: u32) {
-        self.translates.set(true);
+    fn set_translates(&self, _ifindex: u32, bits: u32) {
+        self.translates.set(self.translates.get() | bits);
     }
 
     fn with_translation<R>(&self, key: &FlowKey, f: impl FnOnce(&mut Translation) -> R) -> Option<R> {

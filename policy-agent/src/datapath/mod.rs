@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use policy_common::flows::FlowKey;
 use policy_common::maps::Translation;
 use policy_common::parse::protocol;
-use policy_common::service::kind;
+use policy_common::translation::kind;
 
 use crate::compile::{Compiled, Delta};
 use crate::model::Protocol;
@@ -27,7 +27,7 @@ fn frontend_of(address: IpAddr, port: u16, number: u8) -> Option<Frontend> {
     Some(Frontend { address, port, protocol })
 }
 
-/// Whether an entry of `TRANSLATIONS` leads to a backend that is gone, and is no connection.
+/// Whether an entry of `TRANSLATIONS` or `DATAGRAMS` leads to a backend that is gone, and is no connection.
 fn is_forsaken(gone: &BTreeSet<(Frontend, Backend)>, key: &FlowKey, value: &Translation) -> bool {
     let backend = Backend { address: value.address.ip(key.family), port: value.port };
     match key.tracked {

@@ -41,7 +41,8 @@ pub struct Interface {
 pub struct Scan {
     /// The host interface of each address. An address found behind two interfaces is missing.
     pub interfaces: BTreeMap<IpAddr, Interface>,
-    /// The node's addresses: all those of the agent's own namespace except loopback, link-local ones included.
+    /// The node's addresses: all those of the agent's own namespace, link-local ones included, except loopback and
+    /// those that kube-proxy has put there for Services.
     pub own_addresses: BTreeSet<IpAddr>,
     /// What couldn't be looked into, and addresses found twice.
     pub problems: Vec<String>,

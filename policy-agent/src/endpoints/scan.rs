@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::namespaces::{Finder, open_own};
 use super::netlink::Netlink;
-use super::{Cache, Interface, Scan, ScanError};
+use super::{Cache, Interface, Scan, ScanError, interface_index};
 
 /// Looks into all network namespaces once.
 ///
@@ -27,14 +27,19 @@ pub fn scan(cache: &mut Cache) -> Result<Scan, ScanError> {
     })
 }
 
+/// Where kube-proxy in its mode ipvs binds the Services' addresses to the node, which makes them none of the node's.
+const IPVS: &str = "kube-ipvs0";
+
 /// Leaves the calling thread in one of the namespaces that it looked into.
 fn scan_here(cache: &mut Cache) -> Result<Scan, ScanError> {
     let (own, identity) = open_own().map_err(ScanError::OwnNamespace)?;
     let mut here = Netlink::open().map_err(ScanError::OwnLinks)?;
+    let bound = interface_index(IPVS);
     let own_addresses = here
         .addresses()
         .map_err(ScanError::OwnLinks)?
         .into_iter()
+        .filter(|entry| Some(entry.index) != bound)
         .map(|entry| entry.address)
         .filter(|address| !address.is_loopback())
         .collect();

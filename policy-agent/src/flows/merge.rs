@@ -32,7 +32,11 @@ pub(super) fn merge(tracked: Vec<Tracked>, sockets: Vec<KnownFlow>) -> Merged {
                 left_out += 1;
                 continue;
             };
-            flow.opener = socket.opener;
+            if flow.opener != socket.opener {
+                flow.opener = socket.opener;
+                // What was the opener's translation is none of the other side's.
+                flow.through = None;
+            }
         }
         match flows.entry(key) {
             // Zones of connection tracking may each have an entry: an old one must not hide the one in use.

@@ -42,11 +42,13 @@ pub(super) fn flows(
     // shows in the reply only, so that the original source is still the true one, also of the node's own connections to a
     // Service, whose source may be translated from one of its addresses to another.
     let by_node = node_addresses.contains(&original.source) || original.source.is_loopback();
+    let from = SocketAddr::new(original.source, original.source_port);
+    let seen = SocketAddr::new(reply.destination, reply.destination_port);
     let server = pods.contains(&reply.source).then(|| KnownFlow {
         pod: reply.source,
         local_port: reply.source_port,
-        remote: SocketAddr::new(reply.destination, reply.destination_port),
-        through: None,
+        remote: seen,
+        through: (has_ports && !by_node && seen.ip() != from.ip()).then_some(from),
         protocol: entry.protocol,
         opener: if by_node { Opener::Node } else { Opener::Peer },
         state: entry.phase,
@@ -131,10 +133,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_masqueraded_to_the_node_is_a_peer_at_the_nodes_address() {
+    fn what_is_masqueraded_has_the_nodes_address_and_comes_from_its_opener() {
         // A NodePort with externalTrafficPolicy Cluster, then Local.
         let found = seen(ends((OUTSIDE, 50000), (NODE, 30080)), ends((POD, 8080), (GATEWAY, 61000)));
-        assert_eq!(found, ["10.244.1.2:8080 Peer 10.244.1.1:61000"]);
+        assert_eq!(found, ["10.244.1.2:8080 Peer 10.244.1.1:61000 through 203.0.113.7:50000"]);
         let found = seen(ends((OUTSIDE, 50000), (NODE, 30080)), ends((POD, 8080), (OUTSIDE, 50000)));
         assert_eq!(found, ["10.244.1.2:8080 Peer 203.0.113.7:50000"]);
     }
@@ -158,7 +160,7 @@ mod tests {
             found,
             [
                 "10.244.1.2:40000 Pod 10.96.0.10:80 through 10.244.1.2:8080",
-                "10.244.1.2:8080 Peer 10.244.1.1:61000"
+                "10.244.1.2:8080 Peer 10.244.1.1:61000 through 10.244.1.2:40000"
             ]
         );
     }

@@ -109,9 +109,9 @@ impl Table {
             Self::Bits | Self::Rows | Self::Index => EntryBytes { used: 0, place: ARRAY_CELL },
             // Its sets are an array beside it.
             Self::Endpoints => EntryBytes { used: 0, place: array(size_of::<Endpoint>()) + ARRAY_CELL },
-            // For each set, one translation in a hash that is made in advance.
+            // For each set, one translated connection and half a datagram, in hashes that are made in advance.
             Self::Flows => {
-                let place = array(size_of::<FlowSet>()) + TRANSLATION + HASH_BUCKET;
+                let place = array(size_of::<FlowSet>()) + (TRANSLATION + HASH_BUCKET) * 3 / 2;
                 EntryBytes { used: 0, place: place / WAYS as u64 }
             }
             Self::Services => EntryBytes { used: hash_entry(size_of::<ServiceKey>()), place: HASH_BUCKET },

@@ -2,6 +2,7 @@
 //! endpoint that is really reached.
 
 mod life;
+mod masquerade;
 mod stage;
 mod translation;
 mod verdicts;

@@ -18,7 +18,7 @@ fn mixed() -> Result<Stage> {
 }
 
 /// Sends datagrams of these sizes by one socket, and waits for each to come back as it was.
-fn echo(ns: &Netns, to: std::net::SocketAddr, sizes: &[usize]) -> Result<()> {
+pub(crate) fn echo(ns: &Netns, to: std::net::SocketAddr, sizes: &[usize]) -> Result<()> {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let echoed = ns.run(|| -> std::io::Result<()> {
         let socket = UdpSocket::bind(any)?;

@@ -102,16 +102,17 @@ fn datagrams_find_the_endpoint_that_is_allowed() -> Result<()> {
 #[test]
 fn node_ports_and_external_addresses_are_judged_by_the_endpoint() -> Result<()> {
     let stage = Stage::new(Mode::Nftables)?;
+    let node = stage.lab.world.node("node1")?.addresses();
     let external = json!({
         "type": "NodePort",
-        "externalIPs": ["203.0.113.7", "2001:db8:113::7"],
+        // Also the node's own, which take nothing from its node ports.
+        "externalIPs": ["203.0.113.7", "2001:db8:113::7", node[0], node[1]],
         "ports": [
             {"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP", "nodePort": 30080},
             {"name": "dns", "port": DNS, "targetPort": "web", "protocol": "UDP"},
         ],
     });
     stage.serve_as(&BOTH, &external)?;
-    let node = stage.lab.world.node("node1")?.addresses();
     // The addresses themselves are allowed, on all ports: what counts is who is behind them.
     let spec = |more: &str| {
         format!(
@@ -124,6 +125,7 @@ fn node_ports_and_external_addresses_are_judged_by_the_endpoint() -> Result<()> 
     let frontends: Vec<SocketAddr> = node
         .into_iter()
         .map(|address| SocketAddr::new(address, 30080))
+        .chain(node.into_iter().map(|address| SocketAddr::new(address, 80)))
         .chain(["203.0.113.7:80".parse()?, "[2001:db8:113::7]:80".parse()?])
         .collect();
     stage.lab.apply("shop/egress", &spec(""))?;

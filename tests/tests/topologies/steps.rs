@@ -41,7 +41,7 @@ pub(crate) fn everything_passes_without_policy(setting: &Setting) -> Result<()> 
          nodeA        shop/webB tcp/80   opens
          nodeA        shop/webB ping     opens
          shop/webA    nodeB     ping     opens";
-    setting.lab.expect(&[setting.for_pairs(pairs), node_ports(setting, "opens")].concat());
+    setting.lab.expect(&[setting.for_pairs(pairs), node_ports(setting, "opens", "opens")].concat());
     own_service(setting, [OPENS; 2])
 }
 
@@ -90,11 +90,11 @@ pub(crate) fn a_closed_namespace_is_open_to_its_own_nodes_alone(setting: &Settin
                 client       shop/webB tcp/80   hangs
                 shop/webA    client    tcp/80   hangs";
     let tables = [setting.for_each(own), setting.for_others(others), setting.for_pairs(pods)];
-    lab.expect(&(tables.concat() + &node_ports(setting, "hangs")));
+    lab.expect(&(tables.concat() + &node_ports(setting, "hangs", "hangs")));
     own_service(setting, [HANGS; 2])?;
-    // Closed for ingress alone, the pod sends to its Service, and what comes back is judged as its node's address.
+    // Closed for ingress alone, the pod sends to its Service, and what comes back is known to be its own.
     lab.apply("shop/deny", "podSelector: {}, policyTypes: [Ingress]")?;
-    own_service(setting, [HANGS; 2])?;
+    own_service(setting, [OPENS; 2])?;
     lab.delete("shop/deny")
 }
 
@@ -152,19 +152,19 @@ pub(crate) fn blocks_choose_machines_outside(setting: &Setting) -> Result<()> {
          shop/friendA client    ping     opens
          shop/friendA guest     tcp/80   hangs
          shop/friendA guest     ping     hangs";
-    // By a NodePort the client comes as the node.
-    lab.expect(&(setting.for_each(each) + &node_ports(setting, "hangs")));
+    // By a NodePort of a pod's own node the client is known, to others it comes as the node.
+    lab.expect(&(setting.for_each(each) + &node_ports(setting, "opens", "hangs")));
     lab.delete("shop/in")?;
     lab.delete("shop/out")
 }
 
-/// A node is the address that it is seen by, and whoever comes by its NodePort is that too.
+/// A node is the address that it is seen by, and whoever comes by its NodePort to another node is that too.
 pub(crate) fn blocks_choose_nodes_as_they_are_seen(setting: &Setting) -> Result<()> {
     let lab = &setting.lab;
-    let own = setting.seen_on(1)?;
     for number in setting.nodes() {
         let web = format!("shop/web{number}");
         let node = setting.seen_on(number)?;
+        let by_port = if number == 1 { "hangs" } else { "opens" };
         let spec = |addresses| {
             format!(
                 "podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{from: [{}]}}]",
@@ -177,24 +177,23 @@ pub(crate) fn blocks_choose_nodes_as_they_are_seen(setting: &Setting) -> Result<
             "node1        {web} tcp/80     opens
              node1        {web} udp/5300   opens
              node1        {web} ping       opens
-             client       node1 tcp/{port} opens
-             client       node1 udp/{port} opens
+             client       node1 tcp/{port} {by_port}
+             client       node1 udp/{port} {by_port}
              client       {web} tcp/80     hangs
              shop/friend1 {web} tcp/80     hangs
              node2        shop/web1 ping   hangs"
         ));
-        // The pod's own Service is such a client too, by the address that its own node has for it.
-        let by_service = |family: usize| if node[family] == own[family] { OPENS } else { HANGS };
-        own_service(setting, [by_service(0), by_service(1)])?;
+        own_service(setting, [OPENS; 2])?;
     }
     lab.delete("shop/in")
 }
 
-/// A table of what is to come of the first node's NodePorts, for a client outside.
+/// A table of what is to come of the first node's NodePorts to its own pod and to the others', for a client outside.
 #[must_use]
-fn node_ports(setting: &Setting, outcome: &str) -> String {
+fn node_ports(setting: &Setting, own: &str, others: &str) -> String {
     let lines = setting.nodes().map(|number| {
         let port = node_port(number);
+        let outcome = if number == 1 { own } else { others };
         format!("client node1 tcp/{port} {outcome}\nclient node1 udp/{port} {outcome}\n")
     });
     lines.collect()

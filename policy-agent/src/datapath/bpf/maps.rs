@@ -14,10 +14,10 @@ use ipnet::IpNet;
 use policy_common::flows::{FLOW_SET_HEAD, FlowEntry, FlowKey, FlowSet, FlowShape};
 use policy_common::maps::{
     Addr6, BackendEntry, COUNTER_PASS_BASE, COUNTERS, Cell, Class, Counter, Endpoint, Event, EventBudget,
-    Flag, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS, ServiceKey,
-    Sets, Settings, SlotRef, SourceKey, TRANSLATES, Translation,
+    Flag, IFINDEX_DIRECT, INDEX_BLOCK, INDEX_TOP, MAY_TRANSLATE, PORTS_PER_PROTOCOL, RowRef, SOURCE_KEY_BITS,
+    ServiceKey, Sets, Settings, SlotRef, SourceKey, TRANSLATES, Translation, masked_bit,
 };
-use policy_common::service::flag;
+use policy_common::translation::{flag, idle_seconds, is_live, is_of_datagrams};
 use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
 
@@ -33,6 +33,7 @@ const ENDPOINT: usize = size_of::<Endpoint>();
 const SETTINGS: usize = size_of::<Settings>();
 const EVENT_BUDGET: usize = size_of::<EventBudget>();
 type FlowKeyBytes = [u8; size_of::<FlowKey>()];
+type Translations = HashMap<MapData, FlowKeyBytes, [u8; size_of::<Translation>()]>;
 type SourceBytes = [u8; size_of::<SourceKey>()];
 /// include/uapi/linux/bpf.h: the kernel copies the value under its lock.
 pub(super) const BPF_F_LOCK: u64 = 4;
@@ -56,7 +57,8 @@ pub(super) struct Maps {
     vips: Array<MapData, u64>,
     backends: Array<MapData, [u8; size_of::<BackendEntry>()]>,
     pub(super) services: HashMap<MapData, [u8; size_of::<ServiceKey>()], [u8; 8]>,
-    pub(super) translations: HashMap<MapData, FlowKeyBytes, [u8; size_of::<Translation>()]>,
+    translations: Translations,
+    datagrams: Translations,
     translates: Array<MapData, [u8; 4]>,
     flow_seed: Array<MapData, u64>,
     flow_shape: Array<MapData, [u8; size_of::<FlowShape>()]>,
@@ -96,6 +98,7 @@ impl Maps {
             backends: take(ebpf, "BACKENDS")?,
             services: take(ebpf, "SERVICES")?,
             translations: take(ebpf, "TRANSLATIONS")?,
+            datagrams: take(ebpf, "DATAGRAMS")?,
             translates: take(ebpf, "TRANSLATES")?,
             flow_seed: take(ebpf, "FLOW_SEED")?,
             flow_shape: take(ebpf, "FLOW_SHAPE")?,
@@ -222,39 +225,51 @@ impl Maps {
         }
     }
 
-    /// What is translated already is not touched.
-    pub(super) fn follow(&mut self, key: &FlowKey, backend: SocketAddr, now: u32) -> Result<(), BpfError> {
-        /// include/uapi/linux/bpf.h.
-        const BPF_NOEXIST: u64 = 1;
+    /// What is translated by us already is not touched. The flow lives so many seconds, if nothing more comes.
+    pub(super) fn follow(
+        &mut self,
+        key: &FlowKey,
+        to: SocketAddr,
+        flags: u16,
+        seconds: u32,
+        now: u32,
+    ) -> Result<(), BpfError> {
+        let key_bytes: FlowKeyBytes = bytemuck::cast(*key);
+        let translations = if is_of_datagrams(key) { &mut self.datagrams } else { &mut self.translations };
+        match translations.get(&key_bytes, 0) {
+            Ok(bytes) if is_own(&bytemuck::cast::<_, Translation>(bytes), key, now) => return Ok(()),
+            Ok(_) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let idle = idle_seconds(key, flags);
         let value = Translation {
-            address: Addr6::of(backend.ip()).0,
-            port: backend.port(),
-            flags: flag::FOLLOWED | flag::ANSWERED,
-            seen: now,
+            address: Addr6::of(to.ip()).0,
+            port: to.port(),
+            flags,
+            seen: now.wrapping_sub(idle - seconds.min(idle)),
         };
         let bytes: [u8; size_of::<Translation>()] = bytemuck::cast(value);
-        let key_bytes: FlowKeyBytes = bytemuck::cast(*key);
-        match self.translations.insert(key_bytes, bytes, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            result => result?,
-        }
-        Ok(self.translates.set(key.ifindex % TRANSLATES, four(Flag { set: 1 }), 0)?)
+        translations.insert(key_bytes, bytes, 0)?;
+        let cell = key.ifindex % TRANSLATES;
+        let bits = match flags & flag::MASKED {
+            0 => MAY_TRANSLATE,
+            _ => MAY_TRANSLATE | masked_bit(&key.remote.words()),
+        };
+        let set = u32::from_ne_bytes(self.translates.get(&cell, 0)?) | bits;
+        Ok(self.translates.set(cell, four(Flag { set }), 0)?)
     }
 
-    /// The map changes while it is read: an entry that is skipped or met twice is one of somebody else's.
+    /// The maps change while they are read: an entry that is skipped or met twice is one of somebody else's.
     fn forsake(&mut self, gone: &BTreeSet<(Frontend, Backend)>) -> Result<(), MapError> {
-        let mut forsaken = Vec::new();
-        for entry in self.translations.iter() {
-            let Ok((key, value)) = entry else { continue };
-            if is_forsaken(gone, &bytemuck::cast(key), &bytemuck::cast(value)) {
-                forsaken.push(key);
-            }
-        }
-        for key in forsaken {
-            match self.translations.remove(&key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error),
+        for translations in [&mut self.translations, &mut self.datagrams] {
+            let entries = translations.iter().filter_map(Result::ok);
+            let forsaken = entries
+                .filter(|(key, value)| is_forsaken(gone, &bytemuck::cast(*key), &bytemuck::cast(*value)));
+            for key in forsaken.map(|(key, _)| key).collect::<Vec<FlowKeyBytes>>() {
+                match translations.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())
@@ -365,6 +380,11 @@ impl Maps {
         }
         Ok(totals)
     }
+}
+
+/// A live translation of ours, not one that the node makes.
+const fn is_own(entry: &Translation, key: &FlowKey, now: u32) -> bool {
+    entry.flags & flag::FOLLOWED == 0 && is_live(entry, key, now)
 }
 
 fn service_key(frontend: &Frontend) -> ServiceKey {

@@ -7,8 +7,10 @@
 
 mod attach;
 mod batch;
+mod btf;
 mod carry;
 mod clock;
+mod conntrack;
 mod contents;
 mod index4;
 mod maps;
@@ -28,6 +30,7 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use policy_common::flows::{FlowEntry, FlowKey, FlowSeed, WAYS};
 use policy_common::maps::{INDEX_BLOCK, INDEX_TOP, Settings};
+use policy_common::translation::flag;
 
 pub use attach::{AttachMode, Attached, Hook};
 pub use maps::{EventStream, Totals};
@@ -40,6 +43,7 @@ use crate::endpoints;
 use crate::plan::{Capacity, Op, Present};
 use attach::{Hold, Place};
 use carry::Former;
+use conntrack::Layout;
 use maps::Maps;
 use pins::Pins;
 
@@ -102,6 +106,8 @@ struct Generation {
     flow_sets: u32,
     /// Its tables are those of the agent before, and what they hold has not been looked at yet.
     is_adopted: bool,
+    /// It judges masqueraded packets by the address that they were sent from.
+    unmasks: bool,
 }
 
 impl std::fmt::Debug for BpfDatapath {
@@ -314,9 +320,32 @@ impl BpfDatapath {
     }
 
     /// A flow to a Service that the node translates: it is judged by who really answers, and left as it is.
-    pub fn follow(&mut self, key: &FlowKey, backend: SocketAddr) -> Result<(), BpfError> {
+    /// It has so many seconds to live, and is ending or not.
+    pub fn follow(
+        &mut self,
+        key: &FlowKey,
+        backend: SocketAddr,
+        seconds: u32,
+        ends: bool,
+    ) -> Result<(), BpfError> {
         let now = clock::run(self.generation.program("read_seconds")?, &[0; 14])?;
-        self.generation.maps.follow(key, backend, now)
+        self.generation.maps.follow(key, backend, flag::FOLLOWED | closing(ends), seconds, now)
+    }
+
+    /// A flow that the node has masqueraded: its answers are judged by where it comes from. Returns whether its packets are.
+    pub fn unmask(
+        &mut self,
+        key: &FlowKey,
+        source: SocketAddr,
+        seconds: u32,
+        ends: bool,
+    ) -> Result<bool, BpfError> {
+        if self.generation.unmasks {
+            let now = clock::run(self.generation.program("read_seconds")?, &[0; 14])?;
+            let flags = flag::FOLLOWED | flag::MASKED | closing(ends);
+            self.generation.maps.follow(key, source, flags, seconds, now)?;
+        }
+        Ok(self.generation.unmasks)
     }
 
     /// The kernel's numbers of the programs that hang on interfaces.
@@ -337,11 +366,19 @@ impl BpfDatapath {
 impl Generation {
     fn load(object: &[u8], capacity: &Capacity, pins: &Pins, is_adopted: bool) -> Result<Self, BpfError> {
         pins.begin()?;
-        let mut ebpf = load_object(object, capacity, pins, is_adopted).map_err(memlock::explain)?;
+        let layout = Layout::find();
+        if let Err(why) = &layout {
+            tracing::warn!(
+                "masqueraded traffic is judged by the node's address: connection tracking cannot be read: {why}"
+            );
+        }
+        let layout = layout.ok();
+        let mut ebpf =
+            load_object(object, capacity, pins, is_adopted, layout.as_ref()).map_err(memlock::explain)?;
         pins.pin_next(&mut ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let flow_sets = MapInfo::from_pin(pins.flows("FLOWS"))?.max_entries();
-        let mut generation = Self { ebpf, maps, flow_sets, is_adopted };
+        let mut generation = Self { ebpf, maps, flow_sets, is_adopted, unmasks: layout.is_some() };
         generation.maps.inherit(&pins.other_flows()?)?;
         let (flow_seed, flow_mask) = generation.maps.flow_table(flow_sets)?;
         let Self { maps, ebpf, .. } = &mut generation;
@@ -367,6 +404,10 @@ impl Datapath for BpfDatapath {
     }
 }
 
+const fn closing(ends: bool) -> u16 {
+    if ends { flag::CLOSING } else { 0 }
+}
+
 async fn pass_on<T: log::Log>(mut logger: aya_log::EbpfLogger<T>) {
     let Ok(ready) = crate::ready::readiness(&logger) else { return };
     while let Ok(mut guard) = ready.readable().await {
@@ -376,7 +417,7 @@ async fn pass_on<T: log::Log>(mut logger: aya_log::EbpfLogger<T>) {
 }
 
 /// The tables whose sizes are chosen.
-const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 14] {
+const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 15] {
     [
         ("BITS", capacity.words),
         ("ROWS", capacity.rows),
@@ -390,13 +431,20 @@ const fn sizes(capacity: &Capacity) -> [(&'static str, u32); 14] {
         ("SERVICES", capacity.services),
         ("BACKENDS", capacity.backends),
         ("TRANSLATIONS", capacity.flow_sets),
+        ("DATAGRAMS", capacity.flow_sets / 2),
         ("FLOWS", capacity.flow_sets),
         ("INDEX4", INDEX_TOP + capacity.index_blocks * INDEX_BLOCK),
     ]
 }
 
 /// Loads the object; connections and counters of a former agent are used again, and its tables where they are adopted.
-fn load_object(object: &[u8], capacity: &Capacity, pins: &Pins, is_adopted: bool) -> Result<Ebpf, BpfError> {
+fn load_object(
+    object: &[u8],
+    capacity: &Capacity,
+    pins: &Pins,
+    is_adopted: bool,
+    layout: Option<&Layout>,
+) -> Result<Ebpf, BpfError> {
     if object.is_empty() {
         return Err(BpfError::NoObject);
     }
@@ -411,6 +459,10 @@ fn load_object(object: &[u8], capacity: &Capacity, pins: &Pins, is_adopted: bool
         for name in pins::TABLES {
             loader.map_pin_path(name, pins.table(name));
         }
+    }
+    if let Some(layout) = layout {
+        loader.override_global("NFCT_OFFSET", &layout.nfct, true);
+        loader.override_global("TUPLES_OFFSET", &layout.tuples, true);
     }
     let mut ebpf = loader.load(object)?;
     for (_, program) in ebpf.programs_mut() {

@@ -42,7 +42,8 @@ pub(super) const TABLES: [&str; 15] = [
 /// Kept from one agent of this layout to the next, and from one generation of tables to the next.
 const KEPT: [&str; 3] = ["COUNTS", "EVENTS", "EVENT_BUDGET"];
 /// The connections, kept from one agent to the next.
-pub(super) const FLOWS: [&str; 5] = ["FLOWS", "FLOW_SEED", "FLOW_SHAPE", "TRANSLATIONS", "TRANSLATES"];
+pub(super) const FLOWS: [&str; 6] =
+    ["FLOWS", "FLOW_SEED", "FLOW_SHAPE", "TRANSLATIONS", "DATAGRAMS", "TRANSLATES"];
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const BPFFS: &str = "/sys/fs/bpf";

@@ -11,7 +11,6 @@ mod service;
 mod slice;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::ObjectName;
@@ -29,8 +28,6 @@ pub struct Services {
     /// The slices that name a Service, which need not exist, in the order of their names.
     by_service: BTreeMap<ObjectName, Vec<Arc<EndpointSlice>>>,
     claims: Claims,
-    /// How many Services have each address.
-    addresses: BTreeMap<IpAddr, usize>,
 }
 
 impl Services {
@@ -39,9 +36,6 @@ impl Services {
         let service = service.into();
         let old = self.remove(&service.id);
         self.claims.insert(&service);
-        for address in service.addresses() {
-            *self.addresses.entry(address).or_default() += 1;
-        }
         self.services.insert(service.id.clone(), service);
         old
     }
@@ -49,14 +43,6 @@ impl Services {
     pub fn remove(&mut self, name: &ObjectName) -> Option<Arc<Service>> {
         let old = self.services.remove(name)?;
         self.claims.remove(&old);
-        for address in old.addresses() {
-            if let Some(count) = self.addresses.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    self.addresses.remove(&address);
-                }
-            }
-        }
         Some(old)
     }
 
@@ -93,11 +79,6 @@ impl Services {
     /// In the order of their names.
     pub fn values(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
-    }
-
-    /// Whether some Service has the address for its own, whatever the port.
-    pub fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses.contains_key(&address)
     }
 
     pub fn len(&self) -> usize {
