@@ -405,19 +405,29 @@ fn a_dump_of_every_pinned_map_shows_named_fields() -> Result<()> {
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "prod", "name": "web"},
         "spec": {
             "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv4"],
-            "ports": [{"port": 53, "protocol": "UDP"}],
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP"},
+                {"name": "http", "port": 8080, "protocol": "TCP"},
+            ],
         },
     });
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"namespace": "prod", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
         "endpoints": [{"addresses": [server], "conditions": {"ready": true}}],
-        "ports": [{"name": "", "port": 5300, "protocol": "UDP"}],
+        "ports": [
+            {"name": "dns", "port": 5300, "protocol": "UDP"},
+            {"name": "http", "port": 80, "protocol": "TCP"},
+        ],
     });
     lab.manifests.write("service.json", &service.to_string())?;
     lab.manifests.write("slice.json", &slice.to_string())?;
     lab.sync()?;
     assert_eq!(UdpConn::open(&ns, "10.96.0.10:53".parse()?)?.echo(ALLOW_TIMEOUT), Outcome::Open);
+    kept.push((
+        lab.connect("dev/web", "10.96.0.10:8080".parse()?)?,
+        UdpConn::open(&ns, "10.96.0.10:53".parse()?)?,
+    ));
     let bpffs = lab.world.node("node1")?.bpffs();
     let mut seen = BTreeSet::new();
     for folder in ["v1/maps", "v1/kept", "flows-v1"] {

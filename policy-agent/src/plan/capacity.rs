@@ -112,7 +112,7 @@ impl Table {
             // For each set, one translated connection and half a datagram, in hashes that are made in advance.
             Self::Flows => {
                 let place = array(size_of::<FlowSet>()) + (TRANSLATION + HASH_BUCKET) * 3 / 2;
-                EntryBytes { used: 0, place: place / WAYS as u64 }
+                EntryBytes { used: 0, place: place.div_ceil(WAYS as u64) }
             }
             Self::Services => EntryBytes { used: hash_entry(size_of::<ServiceKey>()), place: HASH_BUCKET },
             Self::Backends => EntryBytes { used: 0, place: array(size_of::<BackendEntry>()) },

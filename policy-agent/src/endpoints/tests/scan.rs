@@ -46,9 +46,8 @@ fn each_node_finds_its_own_pods_only() {
 fn addresses_that_services_have_on_the_node_are_not_its_own() {
     let world = two_nodes();
     let node = world.node("node1").unwrap().ns();
-    ip(node, "link add kube-ipvs0 type dummy");
+    ip(node, "link add kube-ipvs0 type veth peer name other0");
     ip(node, "addr add 10.96.0.10/32 dev kube-ipvs0");
-    ip(node, "link add other0 type dummy");
     ip(node, "addr add 10.96.0.11/32 dev other0");
     let own = scan_on(&world, "node1", &mut Cache::default()).own_addresses;
     let has = |address: &str| own.contains(&address.parse::<IpAddr>().unwrap());
