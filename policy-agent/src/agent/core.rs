@@ -255,6 +255,13 @@ impl Core {
                 self.connections.learn(&mut self.datapath, compiled, &self.locals, &self.scan);
         }
         let written = self.enforce(&delta, (!changes.everything).then_some(&changes.policies));
+        if retried && self.errors.tables.is_empty() {
+            // Endpoints may have gone while nobody looked, or in a plan that failed midway.
+            let frontends = &self.compiler.compiled().frontends;
+            if let Err(error) = self.datapath.forsake_stale(frontends) {
+                tracing::warn!("looking for endpoints that are gone: {error}");
+            }
+        }
         // Also after a failure: an interface without its entry in the tables is closed, without a program it is open.
         let attached = if endpoints || std::mem::take(&mut self.moving) { self.attach() } else { 0 };
         if let Some(received) = received.filter(|_| written > 0 && self.errors.tables.is_empty()) {

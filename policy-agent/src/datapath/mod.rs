@@ -3,17 +3,17 @@
 pub mod bpf;
 pub mod memory;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy_common::flows::FlowKey;
 use policy_common::maps::Translation;
 use policy_common::parse::protocol;
-use policy_common::translation::kind;
+use policy_common::translation::{flag, kind};
 
 use crate::compile::{Compiled, Delta};
 use crate::model::Protocol;
-use crate::model::services::{Backend, Frontend};
+use crate::model::services::{Backend, Frontend, Target};
 use crate::plan::{LocalEndpoint, Op, Planner, TableFull};
 
 /// Tables that operations can be applied to, one after the other.
@@ -37,6 +37,23 @@ fn is_forsaken(gone: &BTreeSet<(Frontend, Backend)>, key: &FlowKey, value: &Tran
         }
         // Of which Service it is does not matter: another one's client chooses anew.
         kind::AFFINITY => gone.iter().any(|(_, of)| *of == backend),
+        _ => false,
+    }
+}
+
+/// Whether an entry of `TRANSLATIONS` or `DATAGRAMS` is no connection, is our own choice, and leads to where its Service has no
+/// endpoint. Of Services that nobody knows, nothing is said.
+fn is_stale(frontends: &BTreeMap<Frontend, Target>, key: &FlowKey, value: &Translation) -> bool {
+    let backend = Backend { address: value.address.ip(key.family), port: value.port };
+    let has = |target: &Target| target.backends.contains(&backend);
+    match key.tracked {
+        kind::SENT if key.protocol == protocol::UDP && value.flags & flag::FOLLOWED == 0 => {
+            let frontend = frontend_of(key.remote_address(), key.remote_port, key.protocol);
+            let target = frontend.and_then(|frontend| frontends.get(&frontend));
+            // The way back of a pod to itself leads to the pod.
+            value.flags & flag::BACK == 0 && target.is_some_and(|target| !has(target))
+        }
+        kind::AFFINITY => !frontends.values().any(has),
         _ => false,
     }
 }
@@ -128,4 +145,50 @@ pub fn carry_out<D: Datapath>(
         }
     }
     (ops.len(), Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use policy_common::maps::Addr6;
+
+    use super::*;
+    use crate::model::ObjectName;
+
+    #[test]
+    fn choices_are_stale_where_their_service_has_no_such_endpoint() {
+        let backend = |last: u8| Backend { address: [10, 244, 1, last].into(), port: 8080 };
+        let frontend = Frontend { address: [10, 96, 0, 10].into(), port: 53, protocol: Protocol::Udp };
+        let target = Target {
+            service: ObjectName::new("ns", "dns"),
+            port_name: String::new(),
+            backends: [backend(1)].into(),
+            affinity: None,
+            sources: [].into(),
+        };
+        let frontends = BTreeMap::from([(frontend, target)]);
+        let found = |tracked, protocol, port, flags, last| {
+            let key = FlowKey {
+                remote: Addr6::of(frontend.address).0,
+                ifindex: 7,
+                remote_port: port,
+                local_port: 40_000,
+                protocol,
+                family: 4,
+                tracked,
+                zero: 0,
+            };
+            let address = Addr6::of(backend(last).address).0;
+            is_stale(&frontends, &key, &Translation { address, port: 8080, flags, seen: 1 })
+        };
+        assert!(found(kind::SENT, protocol::UDP, 53, 0, 2));
+        assert!(!found(kind::SENT, protocol::UDP, 53, 0, 1));
+        assert!(found(kind::AFFINITY, 0, 0, 0, 2));
+        assert!(!found(kind::AFFINITY, 0, 0, 0, 1));
+        // Another Service, a connection, what the node translates, and what comes back.
+        assert!(!found(kind::SENT, protocol::UDP, 54, 0, 2));
+        assert!(!found(kind::SENT, protocol::TCP, 53, 0, 2));
+        assert!(!found(kind::SENT, protocol::UDP, 53, flag::FOLLOWED, 2));
+        assert!(!found(kind::SENT, protocol::UDP, 53, flag::HAIRPIN | flag::BACK, 2));
+        assert!(!found(kind::RECEIVED, protocol::UDP, 53, 0, 2));
+    }
 }

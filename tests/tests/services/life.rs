@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use sluice_kubeproxy::Mode;
 use sluice_netns::{ALLOW_TIMEOUT, DENY_TIMEOUT, Outcome, TcpConn, UdpConn};
+use sluice_tests::agent_world::shell;
 
 use crate::stage::{Stage, TARGET, ask};
 
@@ -92,6 +93,31 @@ fn a_socket_of_datagrams_goes_to_the_endpoint_that_is_left() -> Result<()> {
     stage.serve(&[("near", TARGET)])?;
     // Who still went to the first one would stand still now.
     stage.allow(&["near"], &[TARGET])?;
+    for socket in &mut sockets {
+        ensure!(socket.echo(ALLOW_TIMEOUT) == Outcome::Open, "it stays with the endpoint that is gone");
+    }
+    Ok(())
+}
+
+/// Nor where it goes while no agent looks.
+#[test]
+fn an_endpoint_that_goes_between_two_agents_is_noticed() -> Result<()> {
+    let mut stage = Stage::new(Mode::Nftables)?;
+    stage.serve(&[("far", TARGET)])?;
+    stage.allow(&["far", "near"], &[TARGET])?;
+    let mut sockets = Vec::new();
+    for to in Stage::dns() {
+        let mut socket = UdpConn::open(&stage.client()?, to)?;
+        ensure!(socket.echo(ALLOW_TIMEOUT) == Outcome::Open);
+        sockets.push(socket);
+    }
+    let far = stage.lab.ns("shop/far")?;
+    stage.lab.agent().kill()?;
+    stage.write(&[("near", TARGET)], &json!({}))?;
+    stage.lab.agent().restart()?;
+    stage.sync()?;
+    // Nobody answers there any more.
+    shell(&far, "ip link set eth0 down")?;
     for socket in &mut sockets {
         ensure!(socket.echo(ALLOW_TIMEOUT) == Outcome::Open, "it stays with the endpoint that is gone");
     }

@@ -72,11 +72,17 @@ impl Stage {
 
     /// The same with more in the Service's spec.
     pub(crate) fn serve_as(&self, endpoints: Endpoints<'_>, spec: &Value) -> Result<()> {
+        self.write(endpoints, spec)?;
+        self.sync()
+    }
+
+    /// Writes it, and waits for nobody.
+    pub(crate) fn write(&self, endpoints: Endpoints<'_>, spec: &Value) -> Result<()> {
         let addressed = endpoints.iter().map(|(pod, port)| {
             let pod = self.lab.world.pod(&format!("shop/{pod}"))?;
             Ok(([pod.ipv4.into(), pod.ipv6.into()], *port, pod.node.clone()))
         });
-        self.serve_addresses(&addressed.collect::<Result<Vec<_>>>()?, spec)
+        self.write_addresses(&addressed.collect::<Result<Vec<_>>>()?, spec)
     }
 
     pub(crate) fn serve_addresses(
@@ -84,6 +90,11 @@ impl Stage {
         endpoints: &[([IpAddr; 2], u16, String)],
         spec: &Value,
     ) -> Result<()> {
+        self.write_addresses(endpoints, spec)?;
+        self.sync()
+    }
+
+    fn write_addresses(&self, endpoints: &[([IpAddr; 2], u16, String)], spec: &Value) -> Result<()> {
         let mut list = vec![service(spec)];
         let ports: BTreeSet<u16> = endpoints.iter().map(|(_, port, _)| *port).collect();
         for (family, kind) in ["IPv4", "IPv6"].into_iter().enumerate() {
@@ -113,7 +124,7 @@ impl Stage {
         }
         let list = json!({"apiVersion": "v1", "kind": "List", "items": list});
         self.lab.manifests.write("web.json", &list.to_string())?;
-        self.sync()
+        Ok(())
     }
 
     /// Waits until the agents and kube-proxy have what the folder says.

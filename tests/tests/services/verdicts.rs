@@ -143,7 +143,7 @@ fn node_ports_and_external_addresses_are_judged_by_the_endpoint() -> Result<()> 
 
 /// As the API server's: the endpoint is an address of a node.
 #[test]
-fn an_endpoint_that_is_a_node_is_judged_by_the_nodes_address() -> Result<()> {
+fn an_endpoint_that_is_a_node_is_judged_by_the_nodes_address_behind_iptables() -> Result<()> {
     let stage = Stage::new(Mode::Iptables)?;
     let mut servers = Vec::new();
     for name in ["node1", "node2"] {

@@ -98,6 +98,12 @@ pub(crate) const GATES: &[Gate] = &[
         kernels: &[Release::V5_10, Release::V6_1],
         because: "tcx came with Linux 6.6: before, there is one way to attach",
     },
+    Gate {
+        target: "services",
+        test: Some("behind_iptables"),
+        kernels: &[Release::V5_10, Release::V6_1, Release::V6_12, Release::V7],
+        because: "the guests have no iptables: with its rules these are tried on the machine itself, and here with those of nftables",
+    },
     Gate { target: "flow_table", test: None, kernels: &[Release::V5_10], because: NO_ARRIVAL },
 ];
 

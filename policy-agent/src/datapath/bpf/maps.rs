@@ -1,6 +1,6 @@
 //! Operations as map updates. Values go through `bytemuck` as bytes: aya's own trait would need `unsafe`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,11 @@ use policy_common::translation::{flag, idle_seconds, is_live, is_of_datagrams};
 use policy_common::{Direction, DropReason};
 use tokio::io::unix::AsyncFd;
 
-use super::super::is_forsaken;
+use super::super::{is_forsaken, is_stale};
 use super::BpfError;
 use super::batch::read_pinned;
 use super::index4::{self, Index4};
-use crate::model::services::{Backend, Frontend};
+use crate::model::services::{Backend, Frontend, Target};
 use crate::plan::{Op, Present};
 use crate::ready::readiness;
 
@@ -259,13 +259,24 @@ impl Maps {
         Ok(self.translates.set(cell, four(Flag { set }), 0)?)
     }
 
-    /// The maps change while they are read: an entry that is skipped or met twice is one of somebody else's.
     fn forsake(&mut self, gone: &BTreeSet<(Frontend, Backend)>) -> Result<(), MapError> {
+        self.remove_translations(|key, value| is_forsaken(gone, key, value))
+    }
+
+    /// What led elsewhere while nobody looked.
+    pub(super) fn forsake_stale(&mut self, frontends: &BTreeMap<Frontend, Target>) -> Result<(), MapError> {
+        self.remove_translations(|key, value| is_stale(frontends, key, value))
+    }
+
+    /// The maps change while they are read: an entry that is skipped or met twice is one of somebody else's.
+    fn remove_translations(
+        &mut self,
+        is_over: impl Fn(&FlowKey, &Translation) -> bool,
+    ) -> Result<(), MapError> {
         for translations in [&mut self.translations, &mut self.datagrams] {
             let entries = translations.iter().filter_map(Result::ok);
-            let forsaken = entries
-                .filter(|(key, value)| is_forsaken(gone, &bytemuck::cast(*key), &bytemuck::cast(*value)));
-            for key in forsaken.map(|(key, _)| key).collect::<Vec<FlowKeyBytes>>() {
+            let over = entries.filter(|(key, value)| is_over(&bytemuck::cast(*key), &bytemuck::cast(*value)));
+            for key in over.map(|(key, _)| key).collect::<Vec<FlowKeyBytes>>() {
                 match translations.remove(&key) {
                     Ok(()) | Err(MapError::KeyNotFound) => {}
                     Err(error) => return Err(error),

@@ -40,6 +40,7 @@ pub use tcx::has_tcx;
 
 use super::{Datapath, WriteError};
 use crate::endpoints;
+use crate::model::services::{Frontend, Target};
 use crate::plan::{Capacity, Op, Present};
 use attach::{Hold, Place};
 use carry::Former;
@@ -346,6 +347,11 @@ impl BpfDatapath {
             self.generation.maps.follow(key, source, flags, seconds, now)?;
         }
         Ok(self.generation.unmasks)
+    }
+
+    /// Lets datagrams and clients that keep to an endpoint choose anew where theirs is none any more.
+    pub fn forsake_stale(&mut self, frontends: &BTreeMap<Frontend, Target>) -> Result<(), BpfError> {
+        Ok(self.generation.maps.forsake_stale(frontends)?)
     }
 
     /// The kernel's numbers of the programs that hang on interfaces.
